@@ -1,0 +1,1 @@
+"""whet: own a small model that does your job."""
