@@ -1,0 +1,12 @@
+"""The run's settings: one YAML with Axolotl's key names.
+
+``keys.py`` and ``dataset_keys.py`` hold every key with its type, default and unit, ``known.py`` the Axolotl keys that
+whet accepts without effect or refuses with a reason, ``yaml_lines.py`` reads YAML and remembers lines,
+``overrides.py`` is ``--set``, ``checks.py`` finds settings that contradict each other, ``load.py`` joins them.
+"""
+
+from whet.config.dataset_keys import DatasetConfig, DatasetType
+from whet.config.keys import RunConfig, SpecialTokens
+from whet.config.load import load_config, parse_config
+
+__all__ = ["DatasetConfig", "DatasetType", "RunConfig", "SpecialTokens", "load_config", "parse_config"]
