@@ -6,6 +6,8 @@ import sqlite3
 
 Answer = tuple[tuple[object, ...], ...]
 
+_LIMIT = " LIMIT "  # every template with ORDER BY has one, and nothing else has
+
 MAX_ROWS = 40  # a longer list is no answer that people ask for
 
 
@@ -21,19 +23,15 @@ class Answers:
         return tuple(sorted((tuple(_rounded(cell) for cell in row) for row in rows), key=repr))
 
     def usable(self, sql: str) -> bool:
-        """Neither empty nor too long, something else than NULL and 0, and the same in whatever order rows are read."""
+        """Neither empty nor too long, something else than NULL and 0, and no tie that leaves the order open."""
         rows = self._connection.execute(sql).fetchall()
         if not 0 < len(rows) <= MAX_ROWS or not any(cell for row in rows for cell in row):
             return False
-        return " ORDER BY " not in sql or rows == self._in_reverse(sql)
+        return _LIMIT not in sql or all(self._with_last_key(sql, key) == rows for key in ("1", "1 DESC"))
 
-    def _in_reverse(self, sql: str) -> list[tuple[object, ...]]:
-        """Read the tables backwards: a tie in the ORDER BY then shows as another order."""
-        self._connection.execute("PRAGMA reverse_unordered_selects = ON")
-        try:
-            return self._connection.execute(sql).fetchall()
-        finally:
-            self._connection.execute("PRAGMA reverse_unordered_selects = OFF")
+    def _with_last_key(self, sql: str, key: str) -> list[tuple[object, ...]]:
+        """The rows when a tie is broken by one more sort key (a number names a result column)."""
+        return self._connection.execute(sql.replace(_LIMIT, f", {key}{_LIMIT}")).fetchall()
 
 
 def _rounded(cell: object) -> object:

@@ -97,7 +97,7 @@ def _take_in_turn(per_template: list[list[Row]], wanted: int) -> list[Row]:
 def _choose(candidates: list[tuple[Row, Answer]], wanted: int, seed: int) -> list[Row]:
     """Pick held-out rows so that no answer is frequent and templates share the places evenly."""
     unseen_wanted = wanted // 3
-    limit = int(wanted * MAX_SHARE_OF_ONE_ANSWER)
+    limit = max(1, int(wanted * MAX_SHARE_OF_ONE_ANSWER))
     answers: Counter[Answer] = Counter()
     chosen: list[Row] = []
     for seen, places in ((False, unseen_wanted), (True, wanted - unseen_wanted)):

@@ -46,12 +46,13 @@ TEMPLATES = (
         ("Who works in {office} for the {department} department?",),
     ),
     Template(
-        "department_count_office",
+        "department_count_salary",
         f"SELECT COUNT(*) FROM {_JOIN} WHERE departments.name = '{{department}}' AND employees.salary < {{salary}}",
         (
             "How many people in the {department} department earn less than {salary}?",
             "How many {department} department employees have a salary below {salary}?",
             "Count the employees in the {department} department who earn under {salary}.",
+            "What is the number of {department} department employees with a salary below {salary}?",
         ),
     ),
     Template(
