@@ -207,3 +207,12 @@ def test_the_database_is_whole() -> None:
             "SELECT COUNT(*) FROM shipments JOIN orders ON shipments.order_id = orders.id WHERE ship_date < order_date"
         ).fetchone()[0]
     assert (wrong, early) == (0, 0)
+
+
+def test_the_card_states_the_true_sizes(train: list[Row], held_out: list[Row]) -> None:
+    card = (database_path().parent / "README.md").read_text(encoding="utf-8")
+    n_rows = sum(len(run_query(database_path(), f"SELECT id FROM {table}")[1]) for table in TABLES)
+    assert f"{len(TABLES)} tables, {n_rows} rows: {', '.join(TABLES)}" in card
+    assert f"{len(train):,} questions to train on" in card
+    assert f"{len(held_out)} questions to measure with" in card
+    assert f"{len(TEMPLATES)} kinds of question" in card

@@ -69,5 +69,5 @@ POOLS: dict[str, tuple[Value, ...]] = {
     "cost": _same(range(20, 95, 5)),
     # how many
     "n": _same(range(2, 7)),
-    "few": _same(range(1, 6)),
+    "few": _same(range(2, 8)),
 }

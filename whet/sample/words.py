@@ -67,15 +67,15 @@ PRODUCTS = {
     "furniture": ("oak desk", "office chair", "bookcase", "side table", "coat rack", "filing cabinet"),
     "lighting": ("desk lamp", "floor lamp", "ceiling light", "lantern", "spotlight", "light strip"),
     "kitchen": ("kettle", "frying pan", "chef knife", "coffee grinder", "toaster", "mixing bowl"),
-    "textiles": ("wool blanket", "cotton towel", "linen curtain", "cushion", "rug", "tablecloth"),
-    "tools": ("hammer", "cordless drill", "hand saw", "wrench set", "tape measure", "ladder"),
+    "textile": ("wool blanket", "cotton towel", "linen curtain", "cushion", "rug", "tablecloth"),
+    "workshop": ("hammer", "cordless drill", "hand saw", "wrench set", "tape measure", "ladder"),
     "garden": ("watering can", "garden hose", "plant pot", "rake", "lawn mower", "bird feeder"),
     "electronics": ("keyboard", "monitor", "headset", "webcam", "router", "speaker"),
     "stationery": ("notebook", "fountain pen", "stapler", "paper tray", "whiteboard", "calendar"),
 }
 """Category -> its products. The last product of each category in UNORDERED_CATEGORIES is never ordered."""
 
-UNORDERED_CATEGORIES = ("furniture", "tools", "garden", "electronics", "kitchen")
+UNORDERED_CATEGORIES = ("furniture", "workshop", "garden", "electronics", "kitchen")
 
 STATUSES = ("delivered", "pending", "paid", "cancelled", "returned")
 CARRIERS = ("Swift Cargo", "BlueLine", "Parcelo", "Nordpost", "Atlas Freight")

@@ -111,15 +111,15 @@ TEMPLATES = (
     ),
     Template(
         "first_customers",
-        "SELECT name FROM customers WHERE country = '{country}' ORDER BY signup_date LIMIT {few}",
+        "SELECT name FROM customers WHERE country = '{country}' ORDER BY signup_date LIMIT {n}",
         (
-            "Who were the first {few} customers to sign up in {country}?",
-            "List the {few} oldest customers in {country} by signup date.",
-            "Show the first {few} customers that signed up in {country}.",
-            "Which {few} customers in {country} signed up first?",
-            "In {country}, which {few} customers signed up first?",
+            "Who were the first {n} customers to sign up in {country}?",
+            "List the {n} oldest customers in {country} by signup date.",
+            "Show the first {n} customers that signed up in {country}.",
+            "Which {n} customers in {country} signed up first?",
+            "In {country}, which {n} customers signed up first?",
         ),
-        ("Name the first {few} customers that signed up in {country}.",),
+        ("Name the first {n} customers that signed up in {country}.",),
     ),
     Template(
         "customers_per_country",
@@ -161,14 +161,14 @@ TEMPLATES = (
     Template(
         "customers_top_spending",
         f"SELECT customers.name FROM {_ORDERS} WHERE customers.country = '{{country}}' "
-        "GROUP BY customers.name ORDER BY SUM(orders.total) DESC LIMIT {few}",
+        "GROUP BY customers.name ORDER BY SUM(orders.total) DESC LIMIT {n}",
         (
-            "Which {few} customers in {country} spent the most?",
-            "Who are the top {few} customers in {country} by total spending?",
-            "List the {few} customers from {country} who spent the most money.",
-            "Show the {few} best customers in {country} by order total.",
+            "Which {n} customers in {country} spent the most?",
+            "Who are the top {n} customers in {country} by total spending?",
+            "List the {n} customers from {country} who spent the most money.",
+            "Show the {n} best customers in {country} by order total.",
         ),
-        ("In {country}, who are the top {few} customers by spending?",),
+        ("In {country}, who are the top {n} customers by spending?",),
     ),
     Template(
         "customers_many_orders",

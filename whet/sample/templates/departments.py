@@ -24,13 +24,13 @@ TEMPLATES = (
         f"SELECT employees.name FROM {_JOIN} WHERE departments.name = '{{department}}' "
         "AND employees.title = '{title}'",
         (
-            "Who works as {title} in the {department} department?",
+            "Who are the {title}s in the {department} department?",
             "List the {title}s in the {department} department.",
             "Which {title}s are in the {department} department?",
             "Show every {title} in the {department} department.",
             "Name the {title}s of the {department} department.",
         ),
-        ("Who in the {department} department is a {title}?",),
+        ("Which {title}s work in the {department} department?",),
     ),
     Template(
         "department_office",
@@ -58,14 +58,14 @@ TEMPLATES = (
     Template(
         "department_top_earners",
         f"SELECT employees.name FROM {_JOIN} WHERE departments.name = '{{department}}' "
-        "ORDER BY employees.salary DESC LIMIT {few}",
+        "ORDER BY employees.salary DESC LIMIT {n}",
         (
-            "Who are the {few} best paid employees in the {department} department?",
-            "List the {few} people in the {department} department with the highest salary.",
-            "Show the top {few} earners in the {department} department.",
-            "Which {few} people in the {department} department earn the most?",
+            "Who are the {n} best paid employees in the {department} department?",
+            "List the {n} people in the {department} department with the highest salary.",
+            "Show the top {n} earners in the {department} department.",
+            "Which {n} people in the {department} department earn the most?",
         ),
-        ("Name the {few} highest paid employees of the {department} department.",),
+        ("Name the {n} highest paid employees of the {department} department.",),
     ),
     Template(
         "average_per_department",

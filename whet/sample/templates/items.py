@@ -106,13 +106,13 @@ TEMPLATES = (
     Template(
         "category_best_sellers",
         f"SELECT products.name FROM {_PRODUCTS} WHERE products.category = '{{category}}' "
-        "GROUP BY products.name ORDER BY SUM(order_items.quantity) DESC LIMIT {few}",
+        "GROUP BY products.name ORDER BY SUM(order_items.quantity) DESC LIMIT {n}",
         (
-            "What are the {few} best selling {category} products?",
-            "Which {few} {category} products sold the most pieces?",
-            "List the {few} {category} products with the highest quantity sold.",
-            "Show the top {few} {category} products by quantity sold.",
+            "What are the {n} best selling {category} products?",
+            "Which {n} {category} products sold the most pieces?",
+            "List the {n} {category} products with the highest quantity sold.",
+            "Show the top {n} {category} products by quantity sold.",
         ),
-        ("Name the {few} {category} products that sold the most pieces.",),
+        ("Name the {n} {category} products that sold the most pieces.",),
     ),
 )
