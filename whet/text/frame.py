@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from whet.text import pieces as author
 from whet.text.jinja import own_bos
+from whet.text.rows import in_own_template
 from whet.text.template import Turn, TurnTemplate, from_jinja
 
 LOOKED_AT = 48  # rows that the pieces are taken from
@@ -73,32 +74,36 @@ def infer_pair_frame(pairs: Sequence[tuple[str, str]], eos: str) -> TurnTemplate
 
 
 def template_of_rows(tokenizer: Any, texts: Sequence[str]) -> RowsTemplate:
-    """The template that rows of text are in: the tokenizer's own, a frame of their own, or unknown."""
-    from whet.text.rows import in_own_template
+    """The template that rows of text are in: the tokenizer's own, a frame of their own, or unknown.
 
-    if in_own_template(tokenizer, sample(texts, CHECKED)):
+    Args:
+        texts: the rows as they are trained on, with the end token where the training adds one.
+    """
+    looked_at = sample(texts, CHECKED)
+    if in_own_template(tokenizer, looked_at):
         return _own(tokenizer)
-    return _as_rows(tokenizer, infer_frame(texts, tokenizer.eos_token))
+    bos = own_bos(tokenizer)
+    return _as_rows(bos, infer_frame([text.removeprefix(bos) for text in looked_at], tokenizer.eos_token))
 
 
 def template_of_pairs(tokenizer: Any, pairs: Sequence[tuple[str, str]]) -> RowsTemplate:
-    """The same for ``(prompt, completion)`` rows."""
-    from whet.text.rows import in_own_template
-
-    texts = [prompt + completion for prompt, completion in sample(pairs, CHECKED)]
-    if in_own_template(tokenizer, texts):
+    """The same for ``(prompt, completion)`` rows; the end token that training adds is not part of them."""
+    looked_at = sample(pairs, CHECKED)
+    if in_own_template(tokenizer, [prompt + completion for prompt, completion in looked_at]):
         return _own(tokenizer)
-    return _as_rows(tokenizer, infer_pair_frame(pairs, tokenizer.eos_token))
+    bos = own_bos(tokenizer)
+    pairs = [(prompt.removeprefix(bos), completion) for prompt, completion in looked_at]
+    return _as_rows(bos, infer_pair_frame(pairs, tokenizer.eos_token))
 
 
 def _own(tokenizer: Any) -> RowsTemplate:
     return RowsTemplate("tokenizer", from_jinja(tokenizer), "the rows are in the tokenizer's own chat template")
 
 
-def _as_rows(tokenizer: Any, template: TurnTemplate | None) -> RowsTemplate:
+def _as_rows(bos: str, template: TurnTemplate | None) -> RowsTemplate:
     if template is None:
         return RowsTemplate("unknown", None, "the rows share no frame of question and answer that could be found")
-    template = replace(template, bos=own_bos(tokenizer))
+    template = replace(template, bos=bos)
     inputs = "a system and a user part" if template.system else "a user part"
     last = template.assistant.before.strip().rpartition("\n")[2]
     return RowsTemplate("frame", template, f"the rows share a frame with {inputs}; the answer follows {last!r}")
@@ -163,7 +168,9 @@ def _pair_slots(template: TurnTemplate, prompt: str, completion: str) -> list[st
 
 
 def _writes_again(template: TurnTemplate, slots: Sequence[list[str] | None], texts: Sequence[str]) -> bool:
-    """Whether nearly all rows are one question and one answer in this template."""
+    """Whether nearly all rows are one question and one answer in this template, and no other frame is mixed in."""
+    if author.hidden_titles([slot for found in slots for slot in (found or [])[:-1]]):
+        return False
     good = sum(found is not None and _one_turn(template, found, text) for found, text in zip(slots, texts, strict=True))
     return good >= NEARLY_ALL * len(texts)
 

@@ -14,7 +14,10 @@ of the data.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
+
+MANY = 0.1  # the share of rows at which a title line is the author's
 
 _LABEL = r"[ \t]*[#*>-]*[ \t]*\w[\w /()'-]{0,39}\**[:：]\**[ \t]*"
 _HEADING = r"[ \t]*(?:#{1,6}|={2,}|-{2,}|\*{2,}).*"
@@ -32,6 +35,7 @@ _MARKER_AT = re.compile(rf"[ \t]*{_MARKER}[ \t]*")
 _TERMINATOR = re.compile(r"(?:<\|[^|<>\n]{1,40}\|>|</s>|<end_of_turn>)\s*\Z")
 _LINE_BREAKS = re.compile(r"[ \t]*\n+")
 _TITLE_LINE = re.compile(rf"(?:{_LABEL}|{_HEADING}|.*{_MARKER}\w*[ \t]*|[ \t]*)\Z")
+_TITLE_ALONE = re.compile(rf"[ \t]*#{{2,6}}[ \t]*\w.*\Z|{_LABEL}\Z")
 _ANSWER_WORD = re.compile(
     r"(?<![a-z])(?:response|answer|assistant|output|completion|reply|model|bot)s?(?![a-z])"
     r"|\[/INST\]|响应|回答|答案|输出|回复|助手|antwort|réponse|respuesta|risposta|resposta",
@@ -85,6 +89,12 @@ def slots(text: str, pieces: Sequence[str]) -> list[str] | None:
             return None
         found.append(slot)
     return [*found, rest]
+
+
+def hidden_titles(values: Sequence[str]) -> bool:
+    """Whether many of these slot values hold the same title line: then the rows have more than one frame."""
+    counts = Counter(line for value in values for line in set(value.splitlines()) if _TITLE_ALONE.match(line))
+    return any(count >= max(2, MANY * len(values)) for count in counts.values())
 
 
 def _middle(texts: list[str]) -> list[str]:

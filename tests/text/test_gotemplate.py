@@ -1,0 +1,96 @@
+"""The Go form writes what the template writes: in a Python mirror always, in Go itself where it is installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import go_mirror
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from template_cases import TEMPLATES, chat, chats
+
+from whet.text.gotemplate import literal
+from whet.text.template import Turn, TurnTemplate
+
+PIECE = st.text(
+    st.one_of(st.sampled_from('{}"\\`\n\t %#-<|\u00a0'), st.characters(blacklist_categories=("Cs",))), max_size=8
+)
+
+
+def expected(template, messages):
+    """Ollama: joined neighbours, and a last assistant message left open."""
+    _, joined = go_mirror.collate(messages)
+    if joined[-1]["role"] != "assistant":
+        return template.render(joined, add_generation_prompt=True)
+    whole = template.render(joined)
+    return whole[: len(whole) - len(template.assistant.after)]
+
+
+def cases():
+    for name, template in TEMPLATES.items():
+        for messages in chats(template):
+            yield name, messages
+            yield name, [*messages, *chat("aSELECT ")]
+            yield name, [*messages, *chat("umore")]
+
+
+def test_the_mirror_renders_what_the_template_renders():
+    for name, messages in cases():
+        template = TEMPLATES[name]
+        assert go_mirror.render(template.go(), messages) == expected(template, messages), name
+
+
+@settings(max_examples=200, deadline=None)
+@given(PIECE)
+def test_literal_text_is_safe_in_go_and_in_a_modelfile(text):
+    written = literal(text) + "{{ .Content }}"
+    rendered = go_mirror.render("{{ range $i, $m := .Messages }}" + written + "{{ end }}", chat("ux"))
+    assert rendered == text + "x"
+    assert '"""' not in written
+    assert all(character.isprintable() or character == "\n" for character in written)
+
+
+@pytest.fixture(scope="module")
+def go_program(tmp_path_factory):
+    if not shutil.which("go"):
+        pytest.skip("go is not installed")
+    program = tmp_path_factory.mktemp("go") / "render"
+    source = Path(__file__).parent / "go" / "render.go"
+    subprocess.run(["go", "build", "-o", program, source], check=True, timeout=240, capture_output=True)
+    return program
+
+
+def run_go(program, work):
+    given = json.dumps([{"template": template.go(), "messages": messages} for template, messages in work])
+    done = subprocess.run([program], input=given.encode(), capture_output=True, check=True, timeout=60)
+    return json.loads(done.stdout)
+
+
+def test_go_renders_what_the_template_renders(go_program):
+    work = [(TEMPLATES[name], messages) for name, messages in cases()]
+    for (template, messages), result in zip(work, run_go(go_program, work), strict=True):
+        assert result["error"] == ""
+        assert result["text"] == expected(template, messages)
+
+
+def test_go_renders_any_pieces(go_program):
+    """Many templates of random pieces, in one run of Go."""
+    work = []
+
+    @settings(max_examples=150, deadline=None, database=None, derandomize=True)
+    @given(pieces=st.tuples(*[PIECE] * 7), default=st.one_of(st.none(), PIECE), each=st.booleans())
+    def collect(pieces, default, each):
+        a, b, c, d, e, f, prefix = pieces
+        template = TurnTemplate(
+            Turn(a, b), Turn(c, d), Turn(e, f), default, prefix=prefix, system_each_turn=each, generation=c[:3]
+        )
+        work.extend((template, messages) for messages in (chat("uone", "atwo", "uthree"), chat("sS", "uone", "atwo")))
+
+    collect()
+    assert len(work) > 200
+    for (template, messages), result in zip(work, run_go(go_program, work), strict=True):
+        assert result == {"text": expected(template, messages), "error": ""}

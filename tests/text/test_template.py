@@ -1,0 +1,158 @@
+"""What a template writes, its stops, and the Jinja that goes out and comes back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from template_cases import EOS, TEMPLATES, chat, chats
+from transformers import AutoTokenizer
+
+from whet.errors import DataError
+from whet.text.encode import IGNORE, encode_messages
+from whet.text.template import Turn, TurnTemplate, bundled, from_jinja
+
+
+@pytest.fixture
+def tokenizer(tiny_llama_dir):
+    return AutoTokenizer.from_pretrained(tiny_llama_dir)
+
+
+def test_chatml_writes_the_public_format():
+    text = bundled("chatml").render(chat("sBe brief.", "uHi", "aHello"), add_generation_prompt=True)
+    assert text == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n"
+        "<|im_start|>assistant\nHello<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert bundled("chatml").stops == ("<|im_end|>",)
+
+
+def test_a_frame_keeps_its_empty_slot_and_is_repeated_in_each_turn():
+    frame = TEMPLATES["frame, two slots"]
+    assert frame.render(chat("uQ"), add_generation_prompt=True) == (
+        "Below is an instruction.\n\n### Instruction:\nCompany database: \n\n### Input:\nSQL prompt: Q"
+        "\n\n### Response:\nSQL:"
+    )
+    row = frame.render(chat("sT", "uQ", "aX"))
+    assert frame.render(chat("sT", "uQ", "aX", "uQ", "aX")) == row + row
+    assert row.endswith("SQL: X<|im_end|>")
+    assert frame.stops == (EOS,)
+
+
+def test_roles_without_a_place_are_errors():
+    with pytest.raises(DataError, match="'system'"):
+        TEMPLATES["frame, one slot"].render(chat("sBe brief.", "uHi"))
+    with pytest.raises(DataError, match="'tool'"):
+        bundled("chatml").render([{"role": "tool", "content": "1"}])
+    with pytest.raises(DataError, match="chatml"):
+        bundled("chat-ml")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_jinja_renders_the_same(tokenizer, name):
+    template = TEMPLATES[name]
+    tokenizer.chat_template = template.jinja()
+    for messages in chats(template):
+        for ask in (False, True):
+            written = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask)
+            assert written == template.render(messages, ask)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_the_jinja_comes_back_as_the_same_template(tokenizer, name):
+    tokenizer.chat_template = TEMPLATES[name].jinja()
+    assert from_jinja(tokenizer) == TEMPLATES[name]
+
+
+@pytest.mark.parametrize("name", ["chatml", "default system", "frame, two slots"])
+def test_bos_goes_out_and_comes_back_apart(tokenizer, name):
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+    )
+    tokenizer.bos_token = "<|endoftext|>"
+    template = replace(TEMPLATES[name], bos="<|endoftext|>")
+    tokenizer.chat_template = template.jinja()
+    assert from_jinja(tokenizer) == template
+    assert "<|endoftext|>" not in template.go()
+    assert encode_messages(tokenizer, chat("uHi", "aHo")).ids.count(0) == 1
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_saved_tokenizer_can_be_read_again(tokenizer, tmp_path, name):
+    tokenizer.chat_template = TEMPLATES[name].jinja()
+    tokenizer.save_pretrained(tmp_path)
+    assert from_jinja(AutoTokenizer.from_pretrained(tmp_path)) == TEMPLATES[name]
+
+
+@pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "hostile"])
+def test_every_template_can_be_masked(tokenizer, name):
+    template = TEMPLATES[name]
+    tokenizer.chat_template = template.jinja()
+    row = encode_messages(tokenizer, chat("uone", "atwo", "uthree", "afour"))
+    trained = tokenizer.decode([label for label in row.labels if label != IGNORE])
+    end = template.assistant.after.strip() and "<|im_end|>"
+    assert trained.replace("\n", "").replace(" ", "") == f"two{end}four{end}"
+
+
+QWEN_STYLE = (
+    "{%- if messages[0]['role'] == 'system' %}{{- '<|im_start|>system\n' + messages[0]['content'] + '<|im_end|>\n' }}"
+    "{%- else %}{{- '<|im_start|>system\nYou are Qwen.<|im_end|>\n' }}{%- endif %}"
+    "{%- for message in messages %}{%- if message.role == 'user' or (message.role == 'system' and not loop.first) "
+    "or message.role == 'assistant' %}"
+    "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>' + '\n' }}"
+    "{%- endif %}{%- endfor %}{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
+
+
+def test_a_default_system_message_is_found(tokenizer):
+    tokenizer.chat_template = QWEN_STYLE
+    assert from_jinja(tokenizer) == replace(bundled("chatml"), default_system="You are Qwen.")
+
+
+def test_a_generation_prompt_of_its_own_is_found(tokenizer):
+    thinking = (
+        bundled("chatml")
+        .jinja()
+        .replace(
+            "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n'",
+            "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n<think>'",
+        )
+    )
+    tokenizer.chat_template = thinking
+    assert from_jinja(tokenizer) == replace(bundled("chatml"), generation="<|im_start|>assistant\n<think>")
+
+
+@pytest.mark.parametrize(
+    ("jinja", "why"),
+    [
+        (QWEN_STYLE.replace("message.content", "(message.content | trim)"), "trims"),
+        ("{{ strftime_now('%d %b %Y') }}" + bundled("chatml").jinja(), "reads the clock"),
+        ("{{ 'Q: ' + messages[-1]['content'] }}", "drops earlier turns"),
+        (
+            "{% for m in messages %}{{ m.role + ': ' + m.content + ('' if loop.last else '\n') }}{% endfor %}",
+            "last turn",
+        ),
+        (
+            "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + (messages[0].content + '\n' if "
+            "messages[0].role == 'system' and loop.index0 == 1 else '') + m.content + ' [/INST] ' }}"
+            "{% elif m.role == 'assistant' %}{{ m.content + '</s>' }}{% endif %}{% endfor %}",
+            "puts the system's text into the user's turn",
+        ),
+        ("{% for m in messages %}{% if m.role != 'system' %}{{ m.role + m.content }}{% endif %}{% endfor %}", "drops"),
+    ],
+)
+def test_templates_that_do_more_are_not_taken(tokenizer, jinja, why):
+    tokenizer.chat_template = jinja
+    assert from_jinja(tokenizer) is None, why
+
+
+def test_a_tokenizer_without_template(tokenizer):
+    tokenizer.chat_template = None
+    assert from_jinja(tokenizer) is None
+
+
+def test_stops_are_turn_terminators_only():
+    assert TurnTemplate(Turn(), Turn("", "\n\n")).stops == ()
+    assert TurnTemplate(Turn(), Turn("", "</s>\n")).stops == ("</s>",)
