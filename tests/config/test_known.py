@@ -31,7 +31,8 @@ NOTICED = """
 """
 REFUSED = """
     resume_from_checkpoint: x|load_in_8bit: true|lora_model_dir: x|fsdp: [full_shard]|fsdp_config: {a: b}
-    fsdp_version: 2|trust_remote_code: true|skip_prepare_dataset: true|rl: dpo|deepspeed: zero1.json|activation_offloading: true
+    fsdp_version: 2|trust_remote_code: true|skip_prepare_dataset: true|rl: dpo|activation_offloading: true
+    deepspeed: zero1.json
     dp_shard_size: 2|context_parallel_size: 2|early_stopping_patience: 3|plugins: [axolotl.integrations.kd.KDPlugin]
     peft_use_dora: true|pretraining_dataset: x|rl_beta: 0.1|neftune_noise_alpha: 5|comet_mode: get|tokens: [a]
 """
