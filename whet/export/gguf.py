@@ -1,0 +1,175 @@
+"""A model as one GGUF file (specification: ggml's docs/gguf.md).
+
+First the plan (every tensor's name, shape and type), then the header, then the tensors one at a time, so memory holds
+one tensor. The bytes depend on the model and the arguments only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import gguf
+import numpy as np
+import torch
+
+from whet.console import output_errors
+from whet.errors import ExportError, OutputError
+from whet.export.blocks import encode, encoded_bytes
+from whet.export.families import Family, add_metadata, context_limit, family_of, rope_factors
+from whet.export.recipes import file_type, quant_name, tensor_type
+from whet.export.tensors import EMBEDDING, TensorSource
+from whet.export.vocabulary import add_vocabulary, read_vocabulary
+
+HEADER_BYTES = 64 * 2**20  # room to keep free for metadata: a large vocabulary takes about 10 MB
+ROPE_FACTORS = "rope_freqs.weight"
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of the file, and how to get it in float32."""
+
+    name: str
+    shape: tuple[int, ...]
+    kind: gguf.GGMLQuantizationType
+    read: Callable[[], torch.Tensor]
+
+
+def write_gguf(
+    source: TensorSource,
+    tokenizer_dir: Path | str,
+    out_path: Path | str,
+    quant: str,
+    *,
+    name: str,
+    chat_template: str | None = None,
+    context_length: int | None = None,
+    eot_token: str | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> Path:
+    """Write a GGUF beside ``out_path``, then rename it into place.
+
+    Args:
+        quant: one of ``QUANTS`` or an alias.
+        name: ``general.name``.
+        chat_template: the Jinja to embed. None takes the tokenizer's own, an empty text embeds none (for a model that
+            was not trained with the tokenizer's template).
+        context_length: tokens; None, or more than the model can, gives what the model can.
+        eot_token: the token that ends a turn, where it is not the tokenizer's eos token.
+        on_bytes: called with the bytes written, after each tensor.
+
+    Raises:
+        ExportError: an architecture, tokenizer or quantisation that cannot be written.
+        OutputError: the disk is full or the place not writable.
+    """
+    target, quant = Path(out_path), quant_name(quant)
+    family = family_of(source.config)
+    vocabulary = read_vocabulary(tokenizer_dir, source.shape(EMBEDDING)[0], eot_token)
+    limit = context_limit(source.config)
+    context = min(context_length or limit, limit)
+    plan = plan_tensors(source, family, quant)
+    part = target.with_name(f".{target.name}.part-{os.getpid()}")
+    with output_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(target, sum(encoded_bytes(tensor.shape, tensor.kind) for tensor in plan))
+        try:
+            writer = gguf.GGUFWriter(part, gguf.MODEL_ARCH_NAMES[family.arch])
+            _add_header(writer, source, quant, safe_name(name, source.config["architectures"][0]), context)
+            template = vocabulary.chat_template if chat_template is None else chat_template
+            add_vocabulary(writer, vocabulary, template)
+            _write(writer, plan, on_bytes, target)
+            os.replace(part, target)
+        finally:
+            part.unlink(missing_ok=True)
+    return target
+
+
+def plan_tensors(source: TensorSource, family: Family, quant: str) -> list[PlannedTensor]:
+    """Every tensor of the file, in a fixed order.
+
+    Raises:
+        ExportError: a weight that has no place in the format.
+    """
+    config = source.config
+    layers, tied = config["num_hidden_layers"], bool(config.get("tie_word_embeddings"))
+    names = gguf.get_tensor_name_map(family.arch, layers)
+    plan = []
+    for name in source.names():
+        target = names.get_name(name, try_suffixes=(".weight", ".bias"))
+        if target is None:
+            raise ExportError(f"the weight {name} has no place in a GGUF of {config['architectures'][0]}")
+        shape = source.shape(name)
+        kind = tensor_type(quant, target, shape, layers, tied)
+        plan.append(PlannedTensor(target, shape, kind, _reader(source, family, name)))
+    factors = rope_factors(config)
+    if factors is not None:
+        kind = gguf.GGMLQuantizationType.F32
+        plan.append(PlannedTensor(ROPE_FACTORS, tuple(factors.shape), kind, lambda: factors))
+    return plan
+
+
+def _reader(source: TensorSource, family: Family, name: str) -> Callable[[], torch.Tensor]:
+    return lambda: family.change(name, source.get(name), source.config)
+
+
+def safe_name(name: str, architecture: str) -> str:
+    """``general.name`` on one line. llama.cpp treats a model called phi-3 in a special way: only Phi-3 may be."""
+    cleaned = " ".join(name.split()) or "model"
+    return cleaned if architecture.startswith("Phi3") else re.sub(r"(?i)phi-?3", "phi_3", cleaned)
+
+
+def _add_header(writer: gguf.GGUFWriter, source: TensorSource, quant: str, name: str, context: int) -> None:
+    writer.add_type(gguf.GGUFType.MODEL)
+    writer.add_name(name)
+    writer.add_vocab_size(source.shape(EMBEDDING)[0])
+    writer.add_file_type(file_type(quant))
+    writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
+    add_metadata(writer, source.config, context)
+
+
+def _write(
+    writer: gguf.GGUFWriter, plan: list[PlannedTensor], on_bytes: Callable[[int], None] | None, target: Path
+) -> None:
+    try:
+        for tensor in plan:
+            size = encoded_bytes(tensor.shape, tensor.kind)
+            dtype = np.dtype(np.float32)  # not looked at: shape and type are given
+            writer.add_tensor_info(tensor.name, tensor.shape, dtype, size, raw_dtype=tensor.kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for tensor in plan:
+            encoded = encode(tensor.read(), tensor.kind)
+            _write_tensor(writer, encoded, target)
+            if on_bytes is not None:
+                on_bytes(encoded.nbytes)
+    finally:
+        writer.close()
+
+
+def _write_tensor(writer: gguf.GGUFWriter, encoded: np.ndarray, target: Path) -> None:
+    try:
+        writer.write_tensor_data(encoded)
+    except OSError as error:
+        if error.errno is None:  # numpy's tofile says only how much it could write
+            raise OutputError(
+                f"the disk is full: cannot write {target} ({error})", fix="free some space, or name another --out"
+            ) from error
+        raise
+
+
+def _check_room(target: Path, tensor_bytes: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    needed = tensor_bytes + HEADER_BYTES
+    if free < needed:
+        raise OutputError(
+            f"the disk is full: {target} needs {needed / 2**30:.2f} GiB, {free / 2**30:.2f} GiB are free",
+            fix="free some space, or name another --out",
+        )
+
+
+__all__ = ["PlannedTensor", "plan_tensors", "safe_name", "write_gguf"]

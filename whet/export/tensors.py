@@ -1,0 +1,105 @@
+"""Where an export reads weights from: a checkpoint folder, or one with a LoRA adapter merged on the way.
+
+Tensors come one at a time, in float32, so that a model larger than memory can be written.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from whet.errors import ExportError
+
+EMBEDDING = "model.embed_tokens.weight"
+HEAD = "lm_head.weight"
+
+
+class TensorSource(Protocol):
+    """A model's config and its weights by their transformers names."""
+
+    config: dict[str, Any]
+    """config.json"""
+    folder: Path
+    """where config.json lies; generation_config.json is beside it"""
+
+    def names(self) -> list[str]:
+        """Every weight, in a fixed order; a tied head is not listed."""
+        ...
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The weight's shape, without reading it."""
+        ...
+
+    def get(self, name: str) -> torch.Tensor:
+        """The weight in float32 on the CPU."""
+        ...
+
+
+class CheckpointSource:
+    """A folder of safetensors, in one file or in shards.
+
+    Raises:
+        ExportError: no weights, a damaged file, or weights in 4 or 8 bit.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+        self.config = _read_config(self.folder)
+        self._file_of = _weight_files(self.folder)
+        self._open: dict[str, Any] = {}
+
+    def names(self) -> list[str]:
+        tied = bool(self.config.get("tie_word_embeddings"))
+        skip = {name for name in self._file_of if name.endswith("rotary_emb.inv_freq") or (tied and name == HEAD)}
+        return [name for name in sorted(self._file_of) if name not in skip]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._handle(name).get_slice(name).get_shape())
+
+    def get(self, name: str) -> torch.Tensor:
+        return self._handle(name).get_tensor(name).float()
+
+    def _handle(self, name: str) -> Any:
+        file = self._file_of.get(name)
+        if file is None:
+            raise ExportError(f"{self.folder} has no weight {name}", "a complete checkpoint")
+        if file not in self._open:
+            self._open[file] = _open_safetensors(self.folder / file)
+        return self._open[file]
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ExportError(f"no config.json in {folder}", "the folder of a model", "check the path")
+    config = json.loads(file.read_text(encoding="utf-8"))
+    method = (config.get("quantization_config") or {}).get("quant_method")
+    if method:
+        raise ExportError(
+            f"{folder} holds weights quantised with {method}",
+            "the 16-bit base model: an exact export cannot be made from a quantised one",
+            "name the 16-bit model as base (the same name without -bnb-4bit or the like)",
+        )
+    return config
+
+
+def _weight_files(folder: Path) -> dict[str, str]:
+    """Weight name -> file name."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    single = folder / "model.safetensors"
+    if not single.is_file():
+        raise ExportError(f"no weights in {folder}", "model.safetensors (or its shards and index)", "check the path")
+    return dict.fromkeys(_open_safetensors(single).keys(), single.name)
+
+
+def _open_safetensors(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ExportError(f"cannot read {path}: {error}", "a complete safetensors file", "copy it again") from error
