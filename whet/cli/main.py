@@ -1,0 +1,130 @@
+"""The command ``whet``: its verbs, and what a user sees when something goes wrong.
+
+Each verb is a function in the file of its name, with typer's options; only the verb that is asked for is imported, and
+its work only inside the function. So ``whet --help`` needs nothing but Python; a test keeps that.
+
+Exit codes: 0 done, 1 a failed proof or a bug, 2 bad input or a place that cannot be written, 3 unproved, 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from whet.errors import MissingDependency, WhetError
+
+VERBS = {
+    "quickstart": "See the whole way on a sample: train, compare, export, prove, ask.",
+    "train": "Train a model as a YAML file says.",
+    "chat": "Talk to a model, or ask it one thing.",
+    "export": "Write a model as GGUF with a Modelfile, and prove the file.",
+    "doctor": "Show device, versions, what is missing and the command that adds it.",
+}
+OPTIONS = {
+    "--version": "Show the version and stop.",
+    "--debug": "Show the traceback of an error; works after the verb too.",
+    "--help": "Show this message; whet VERB --help says more about a verb.",
+}
+INTERRUPTED = 130
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line and return its exit code; messages go to stderr."""
+    debug = "--debug" in arguments
+    try:
+        code = _dispatch([item for item in arguments if item != "--debug"])
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("\nstopped by Ctrl-C", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # "whet doctor | head": the reader has gone, nobody is left to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            import traceback
+
+            traceback.print_exception(error)
+        return _report(error)
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(_help())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"whet {version('whet')}")
+        return 0
+    name = arguments[0]
+    if name not in VERBS:
+        from whet.config.nearest import did_you_mean
+
+        kind, known = ("option", OPTIONS) if name.startswith("-") else ("verb", VERBS)
+        raise WhetError(f'there is no {kind} "{name}"', f"one of {', '.join(known)}", did_you_mean(name, known))
+    return _run_verb(name, arguments[1:])
+
+
+def _run_verb(name: str, arguments: list[str]) -> int:
+    import typer
+
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command(name, help=VERBS[name])(getattr(importlib.import_module(f"whet.cli.{name}"), name))
+    # typer brings its own click or uses the installed one, by version: its public BadParameter leads to either.
+    usage_problem: type[Exception] = typer.BadParameter.__mro__[2]  # type: ignore[assignment]
+    try:
+        result = app(arguments, prog_name=f"whet {name}", standalone_mode=False)
+    except usage_problem as error:
+        text = error.format_message()  # type: ignore[attr-defined]
+        raise WhetError(text, fix=f"see whet {name} --help") from error
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    if result == INTERRUPTED:  # newer typer turns Ctrl-C into this code
+        raise KeyboardInterrupt
+    return result if isinstance(result, int) else 0
+
+
+def _help() -> str:
+    def listed(names: dict[str, str]) -> list[str]:
+        return [f"  {name:<12}{text}" for name, text in names.items()]
+
+    about = "Fine-tune a small language model on your own examples, prove the export, run it on your own machine."
+    lines = ["usage: whet VERB [OPTIONS]", "", about, "", "verbs:", *listed(VERBS), "", "options:", *listed(OPTIONS)]
+    return "\n".join(lines)
+
+
+def _report(error: Exception) -> int:
+    from whet.console import as_output_error
+
+    known = error if isinstance(error, WhetError) else as_output_error(error) or _machine_problem(error)
+    if known is not None:
+        print(f"error: {known}", file=sys.stderr)
+        return known.exit_code
+    text = " ".join(str(error).split())
+    print(
+        f"error: this is a bug in whet: {type(error).__name__}: {text}\n  to do: run again with --debug and report it",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _machine_problem(error: Exception) -> WhetError | None:
+    """What the machine lacks rather than what whet did wrong: memory, or a package."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return WhetError("out of memory", fix="lower micro_batch_size or sequence_len, or use a smaller model")
+    if isinstance(error, ModuleNotFoundError) and (error.name or "whet").partition(".")[0] != "whet":
+        return MissingDependency(f"the package {error.name} is not installed", fix="whet doctor says what is missing")
+    return None
+
+
+if __name__ == "__main__":
+    entry()
