@@ -1,1 +1,46 @@
-"""whet: own a small model that does your job."""
+"""whet: own a small model that does your job.
+
+The names of the notebook API load on first use, so that ``import whet`` itself is quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from whet.notebook import FastLanguageModel, SFTConfig, SFTTrainer, is_bfloat16_supported
+
+__version__ = "0.1.0"
+__all__ = [
+    "FastLanguageModel",
+    "SFTConfig",
+    "SFTTrainer",
+    "WhetError",
+    "is_bfloat16_supported",
+    "starter_path",
+]
+
+_HOMES = {
+    "FastLanguageModel": "whet.notebook",
+    "SFTConfig": "whet.notebook",
+    "SFTTrainer": "whet.notebook",
+    "WhetError": "whet.errors",
+    "is_bfloat16_supported": "whet.notebook",
+}
+
+
+def starter_path() -> Path:
+    """The folder of the embedded starter model; plain ``AutoModelForCausalLM.from_pretrained`` loads it too."""
+    return Path(__file__).resolve().parent / "models" / "starter"
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'whet' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

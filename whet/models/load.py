@@ -1,0 +1,152 @@
+"""Base model, adapter and tokenizer, ready for this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from whet import runtime
+from whet.console import notice
+from whet.errors import ModelError
+from whet.models.names import EXPECTED, STARTER, locate
+
+
+def load_model(
+    name: str,
+    *,
+    dtype: torch.dtype | None = None,
+    load_in_4bit: bool = False,
+    load_in_8bit: bool = False,
+    device_map: Any = None,
+    token: str | None = None,
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    attn_implementation: str | None = None,
+    trainable_adapter: bool = False,
+) -> tuple[Any, Any]:
+    """Load a model and its tokenizer; an adapter or run folder loads its base with the adapter on top.
+
+    Args:
+        name: "starter", a folder, or a name on the hub.
+        dtype: format of the weights; None chooses for this device.
+        load_in_4bit: NF4 through bitsandbytes; where device or package cannot, 16 or 32 bits, said once.
+        trainable_adapter: leave a loaded adapter's weights trainable.
+
+    Returns:
+        The model (a ``PeftModel`` where there is an adapter), in eval mode, and the tokenizer.
+
+    Raises:
+        ModelError: no such model, no weights, a broken folder.
+    """
+    place = locate(name)
+    hub = {"token": token, "revision": revision, "trust_remote_code": trust_remote_code}
+    choice = runtime.weight_dtype(dtype)
+    if dtype is not None and choice.dtype is not dtype:
+        notice(f"weights are held in {str(choice.dtype).removeprefix('torch.')}: {choice.reason}")
+    quantisation = _quantisation(load_in_4bit, load_in_8bit, choice.dtype)
+    here = runtime.device()
+    options: dict[str, Any] = {"dtype": choice.dtype, **hub}
+    if attn_implementation:
+        options["attn_implementation"] = attn_implementation
+    if quantisation is not None:
+        options |= {"quantization_config": quantisation, "device_map": device_map or {"": here}}
+    elif device_map is not None:
+        options["device_map"] = device_map
+    model = _from_pretrained(AutoModelForCausalLM, place.base, options)
+    if "device_map" not in options:
+        model.to(here)
+    if place.base == locate(STARTER).base:
+        model.name_or_path = model.config._name_or_path = STARTER  # saved adapters then load on any machine
+    if place.adapter is not None:
+        model = _with_adapter(model, place.adapter, trainable_adapter)
+    tokenizer = load_tokenizer(place.tokenizer, hub)
+    return model.eval(), tokenizer
+
+
+def load_for_inference(name: str) -> tuple[Any, Any]:
+    """The model and tokenizer to talk to, with this machine's defaults."""
+    return load_model(name)
+
+
+def load_tokenizer(name: str, hub: dict[str, Any]) -> Any:
+    """The tokenizer of a folder or hub name, with a pad token that is not the end token.
+
+    Padding with the end token teaches some trainers to mask it away; whet's labels do not depend on it, but other
+    tools that read the folder may.
+    """
+    tokenizer = _from_pretrained(AutoTokenizer, name, hub)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = _unused_special(tokenizer) or tokenizer.eos_token
+    return tokenizer
+
+
+def context_length(config: Any, asked: int) -> int:
+    """``asked`` tokens, or what the model can where that is less, said once."""
+    limit = getattr(config, "max_position_embeddings", None)
+    if not limit or asked <= limit:
+        return asked
+    notice(f"the model reads at most {limit:,} tokens: {asked:,} was asked for, {limit:,} is used")
+    return int(limit)
+
+
+def _unused_special(tokenizer: Any) -> str | None:
+    candidates = ("<|finetune_right_pad_id|>", "<|pad|>", "<pad>", "<|endoftext|>", "<unk>")
+    vocabulary = tokenizer.get_vocab()
+    return next((text for text in candidates if text in vocabulary and text != tokenizer.eos_token), None)
+
+
+def _quantisation(four: bool, eight: bool, compute: torch.dtype) -> Any:
+    if not four and not eight:
+        return None
+    bits = "4-bit" if four else "8-bit"
+    if runtime.device().type != "cuda":
+        notice(f"{bits} weights need an NVIDIA GPU; going on with {str(compute).removeprefix('torch.')} weights")
+        return None
+    if not runtime.installed("bitsandbytes"):
+        notice(f"{bits} weights need bitsandbytes (pip install 'whet[cuda]'); going on without")
+        return None
+    from transformers import BitsAndBytesConfig
+
+    if eight and not four:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute,
+    )
+
+
+def _with_adapter(model: Any, folder: Path, trainable: bool) -> Any:
+    from peft import PeftModel
+
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"the adapter in {folder} does not load: {_first_line(error)}", "a PEFT adapter") from error
+
+
+def _from_pretrained(kind: Any, name: str, options: dict[str, Any]) -> Any:
+    try:
+        return kind.from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError) as error:
+        local = Path(name).is_dir()
+        if local:
+            raise ModelError(f"{name} does not load: {_first_line(error)}", "a complete checkpoint folder") from error
+        raise ModelError(
+            f"no folder {name} here, and the hub did not give it: {_first_line(error)}",
+            EXPECTED,
+            "check the name; a private or gated model needs a login or token",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def config_of(name: str) -> Any:
+    """The transformers config of the base model that ``name`` means."""
+    return _from_pretrained(AutoConfig, locate(name).base, {})

@@ -1,0 +1,46 @@
+"""The two halves of a causal language model: what makes hidden states, and the head that makes logits of them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+AGREES = 1e-4  # largest difference of logits, relative to their size, that still counts as the same function
+
+
+class Halves(NamedTuple):
+    """``head(backbone(input_ids=..., ...)[0])`` are the model's logits."""
+
+    backbone: Any
+    head: Any
+
+
+def halves(model: Any) -> Halves | None:
+    """Backbone and head of a model, adapters in place; None where logits are more than head(hidden states).
+
+    Some families scale or cap their logits after the head. Whether this one does is measured, not looked up: a few
+    tokens go both ways and must agree.
+    """
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = getattr(causal, getattr(causal, "base_model_prefix", "") or "model", None)
+    head = causal.get_output_embeddings()
+    if backbone is None or head is None or backbone is causal:
+        return None
+    found = Halves(backbone, head)
+    return found if _agrees(model, found) else None
+
+
+@torch.no_grad()
+def _agrees(model: Any, found: Halves) -> bool:
+    ids_BT = torch.arange(1, 9, device=next(model.parameters()).device)[None]
+    training = model.training
+    model.eval()
+    try:
+        whole = model(input_ids=ids_BT, use_cache=False).logits.float()
+        split = found.head(found.backbone(input_ids=ids_BT, use_cache=False)[0]).float()
+    except (TypeError, AttributeError, RuntimeError):  # a model of another build: its own forward is used
+        return False
+    finally:
+        model.train(training)
+    return whole.shape == split.shape and bool((whole - split).abs().max() <= AGREES * whole.abs().max())
