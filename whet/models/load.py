@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
 
 from whet import runtime
 from whet.console import notice
@@ -55,10 +58,12 @@ def load_model(
         options |= {"quantization_config": quantisation, "device_map": device_map or {"": here}}
     elif device_map is not None:
         options["device_map"] = device_map
-    model = _from_pretrained(AutoModelForCausalLM, place.base, options)
+    starter = place.base == locate(STARTER).base
+    with _without_bars() if starter else contextlib.nullcontext():
+        model = _from_pretrained(AutoModelForCausalLM, place.base, options)
     if "device_map" not in options:
         model.to(here)
-    if place.base == locate(STARTER).base:
+    if starter:
         model.name_or_path = model.config._name_or_path = STARTER  # saved adapters then load on any machine
     if place.adapter is not None:
         model = _with_adapter(model, place.adapter, trainable_adapter)
@@ -141,6 +146,18 @@ def _from_pretrained(kind: Any, name: str, options: dict[str, Any]) -> Any:
             EXPECTED,
             "check the name; a private or gated model needs a login or token",
         ) from error
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bar for a load that takes a tenth of a second."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _first_line(error: Exception) -> str:

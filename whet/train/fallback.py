@@ -1,0 +1,52 @@
+"""Training arguments that this machine can follow. What it cannot is replaced, and said once."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from whet import runtime
+from whet.console import notice
+
+NEED_BITSANDBYTES = ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw", "paged_adamw_32bit", "paged_adamw_8bit", "lion_8bit",
+                     "lion_32bit", "paged_lion_8bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit",
+                     "rmsprop_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit")  # fmt: skip
+PLAIN = "adamw_torch"
+
+
+def optimizer_name(asked: str) -> str:
+    """The optimizer to use: ``asked``, or plain AdamW where device or package cannot."""
+    if asked not in NEED_BITSANDBYTES:
+        return asked
+    if runtime.device().type != "cuda":
+        notice(f"{asked} needs an NVIDIA GPU; going on with {PLAIN}")
+        return PLAIN
+    if not runtime.installed("bitsandbytes"):
+        notice(f"{asked} needs bitsandbytes (pip install 'whet[cuda]'); going on with {PLAIN}")
+        return PLAIN
+    return asked
+
+
+def mixed_precision(bf16: bool | str | None, fp16: bool) -> tuple[bool, bool]:
+    """(bf16, fp16) autocast for this device; "auto" is bfloat16 where the GPU has it, float16 on older ones."""
+    if runtime.device().type != "cuda":
+        if fp16 or bf16 is True:
+            notice(f"{'fp16' if fp16 else 'bf16'} is slow on this device; training in float32")
+        return False, False
+    capable = runtime.bf16_supported()
+    if bf16 == "auto":
+        return capable, not capable
+    if bf16 and not capable:
+        notice("this GPU has no bfloat16; training in float16")
+        return False, True
+    return bool(bf16), fp16
+
+
+def settle(args: Any) -> Any:
+    """A copy of a ``TrainingArguments`` that runs here; the caller's object is left as it was."""
+    settled = copy.copy(args)
+    settled.bf16, settled.fp16 = mixed_precision(args.bf16, args.fp16)
+    settled.mixed_precision = "bf16" if settled.bf16 else "fp16" if settled.fp16 else "no"
+    name = optimizer_name(getattr(args.optim, "value", args.optim))
+    settled.optim = type(args.optim)(name) if hasattr(args.optim, "value") else name
+    return settled

@@ -1,0 +1,156 @@
+"""transformers' Trainer with exact token accounting: the loss of a step is its sum over trained tokens / their number."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers.trainer_callback import ProgressCallback
+
+from whet.console import MetricsLog, as_output_error, notice
+from whet.engine.loss import IGNORE, labelled_loss
+from whet.errors import TrainingError
+from whet.models.parts import halves
+from whet.train.callbacks import RecordMetrics, ShowProgress, StopOnInterrupt, TokenMeter
+from whet.train.checkpoint import remove_incomplete
+
+Batch = dict[str, torch.Tensor]
+
+
+class WhetTrainer(Trainer):
+    """A thin subclass: the loss, the validation loss, progress and metrics are whet's, the loop is transformers'.
+
+    Batches hold ``input_ids``, ``labels`` (not shifted) and ``position_ids``, each [B, T], and never an attention mask
+    (data/loader.py says why). Batch size and accumulation do not change the gradient of a step.
+
+    Args:
+        metrics: where log lines go; None: nowhere.
+        interruptible: let Ctrl-C end the run with a checkpoint.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments,
+        train_dataset: Dataset[Any] | None,
+        collate: Callable[[Any], Batch],
+        tokenizer: Any,
+        eval_dataset: Dataset[Any] | None = None,
+        metrics: Path | None = None,
+        callbacks: list[Any] | None = None,
+        interruptible: bool = True,
+    ) -> None:
+        args.remove_unused_columns = False
+        args.label_names = ["labels"]
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,  # type: ignore[arg-type]
+            eval_dataset=eval_dataset,  # type: ignore[arg-type]
+            data_collator=collate,  # type: ignore[arg-type]
+            processing_class=tokenizer,
+            callbacks=callbacks,
+        )
+        self.model_accepts_loss_kwargs = True  # the loss is divided by the step's tokens here, not by transformers
+        self.loss_is_scaled_for_ga = True
+        self.meter = TokenMeter()
+        self.halves = halves(self.accelerator.unwrap_model(self.model))
+        if self.halves is None:
+            notice("this model changes its logits after the head: its own forward is used, with all logits")
+        self.interrupt = StopOnInterrupt()
+        self._show = ShowProgress(self.meter)
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        for callback in [self._show, *([self.interrupt] if interruptible else [])]:
+            self.add_callback(callback)
+        if metrics is not None:
+            self.add_callback(RecordMetrics(MetricsLog(metrics), self.meter))
+
+    def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
+        """Train; a failed write leaves no half checkpoint behind.
+
+        Raises:
+            OutputError: the disk is full or not writable.
+            TrainingError: the loss is not a number.
+        """
+        self.meter.start()
+        self.interrupt.install()
+        try:
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except Exception as error:
+            remove_incomplete(Path(str(self.args.output_dir)))
+            output_error = as_output_error(error, str(self.args.output_dir))
+            if output_error is None:
+                raise
+            raise output_error from error
+        finally:
+            self.interrupt.remove()
+            self._show.close()
+
+    def compute_loss(
+        self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Cross-entropy of the micro-batch / trained tokens of the whole step."""
+        labels_BT = inputs["labels"]
+        total = self._loss_sum(model, inputs)
+        here = int((labels_BT[:, 1:] != IGNORE).sum())
+        count = here if num_items_in_batch is None else num_items_in_batch
+        if self.model.training:
+            self.meter.add(self._real_tokens(inputs), here)
+        loss = total / max(int(count), 1)
+        if num_items_in_batch is not None and self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes  # count is over all processes; their gradients are averaged
+        return (loss, {}) if return_outputs else loss
+
+    def _loss_sum(self, model: Any, inputs: Batch) -> torch.Tensor:
+        """Sum of the cross-entropy over the labelled tokens of one micro-batch."""
+        labels_BT = inputs["labels"]
+        forward = {"input_ids": inputs["input_ids"], "position_ids": inputs["position_ids"], "use_cache": False}
+        if self.halves is not None and model is self.model:
+            hidden_BTD = self.halves.backbone(**forward)[0]
+            return labelled_loss(hidden_BTD, self.halves.head, labels_BT)
+        logits_BTV = model(**forward).logits[:, :-1]
+        return torch.nn.functional.cross_entropy(
+            logits_BTV.float().flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"
+        )
+
+    def _real_tokens(self, inputs: Batch) -> int:
+        pad = self.processing_class.pad_token_id if self.processing_class is not None else None  # type: ignore[union-attr]
+        ids = inputs["input_ids"]
+        return ids.numel() if pad is None else int((ids != pad).sum())
+
+    @torch.no_grad()
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Mean loss over all trained tokens of the validation rows, not over batches."""
+        model, total, count = self.model, 0.0, 0
+        was_training = model.training
+        model.eval()
+        for inputs in self.get_eval_dataloader(eval_dataset):
+            inputs = self._prepare_inputs(inputs)
+            with self.compute_loss_context_manager():
+                total += float(self._loss_sum(model, inputs))
+            count += int((inputs["labels"][:, 1:] != IGNORE).sum())
+        model.train(was_training)
+        both = torch.tensor([total, float(count)], dtype=torch.float64, device=self.args.device)
+        total, count = self.accelerator.reduce(both).tolist()  # type: ignore[union-attr]
+        metrics = {f"{metric_key_prefix}_loss": total / max(count, 1), f"{metric_key_prefix}_tokens": count}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Refuse to go on with a loss that is not a number."""
+        super().log(logs, start_time)
+        loss = logs.get("loss")
+        if loss is not None and loss != loss:
+            raise TrainingError(
+                f"the loss is not a number at step {self.state.global_step}",
+                "a finite loss",
+                "lower learning_rate, or train in bf16 or float32 instead of fp16",
+            )
