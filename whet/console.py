@@ -29,12 +29,12 @@ _said: set[str] = set()
 
 def notice(text: str, key: str | None = None) -> None:
     """Print ``note: text`` on stderr, once per key (default: the text itself)."""
-    _say_once("note", text, key)
+    say("note", text, key)
 
 
 def warn(text: str, key: str | None = None) -> None:
     """Print ``warning: text`` on stderr, once per key (default: the text itself)."""
-    _say_once("warning", text, key)
+    say("warning", text, key)
 
 
 def forget_notices() -> None:
@@ -42,7 +42,8 @@ def forget_notices() -> None:
     _said.clear()
 
 
-def _say_once(level: str, text: str, key: str | None) -> None:
+def say(level: str, text: str, key: str | None = None) -> None:
+    """Print ``level: text`` on stderr, once per level and key; ``say(*remark)`` says a remark of a config."""
     mark = f"{level}:{text if key is None else key}"
     if mark in _said:
         return

@@ -57,7 +57,8 @@ def test_obeyed(line: str) -> None:
 def test_accepted_with_one_notice(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     console.forget_notices()
     for _ in range(2):
-        parse_config(MINIMAL + line, name="c.yml")
+        for remark in parse_config(MINIMAL + line, name="c.yml").remarks:
+            console.say(*remark)
     said = capsys.readouterr().err.splitlines()
     assert len(said) == 1 and said[0].startswith(f"note: c.yml:4: {line.partition(':')[0]} has no effect here: ")
 
@@ -70,10 +71,8 @@ def test_refused_with_place_and_reason(line: str) -> None:
 
 
 @pytest.mark.parametrize("line", lines(FREE))
-def test_null_false_and_empty_are_fine(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    console.forget_notices()
-    parse_config(MINIMAL + line)
-    assert capsys.readouterr().err == ""
+def test_null_false_and_empty_are_fine(line: str) -> None:
+    assert [remark for remark in parse_config(MINIMAL + line).remarks if remark.level == "note"] == []
 
 
 @pytest.mark.parametrize("line", ["shards: 2", "roles_to_train: [user]", "train_on_eos: all", "field_chosen: chosen"])

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from whet import console
 from whet.config import load_config, parse_config
 from whet.errors import ConfigError
 
@@ -195,10 +194,12 @@ def test_trackers_are_off_unless_named(lines: str, trackers: list[str]) -> None:
     assert parse_config(MINIMAL + lines).report_to == trackers
 
 
-def test_full_fine_tuning_says_that_lora_keys_do_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    console.forget_notices()
-    parse_config(MINIMAL + "adapter: lora\nlora_r: 8", ["adapter="])
-    assert "full fine-tuning, and lora_r have no effect" in capsys.readouterr().err
+def test_full_fine_tuning_says_what_does_nothing_and_what_is_high() -> None:
+    lora = MINIMAL + "adapter: lora\nlora_r: 8\nlearning_rate: 1e-4"
+    assert parse_config(lora).remarks == []
+    assert "full fine-tuning, and lora_r have no effect" in parse_config(lora, ["adapter="]).remarks[0].text
+    large = parse_config(lora, ["adapter=", "lora_r=", "base_model=org/model"]).remarks
+    assert [remark.level for remark in large] == ["warning"] and "is high" in large[0].text
 
 
 def test_optimizers_and_schedulers_are_those_of_transformers() -> None:
@@ -209,3 +210,37 @@ def test_optimizers_and_schedulers_are_those_of_transformers() -> None:
 
     assert {item.value for item in OptimizerNames} >= set(OPTIMIZERS)
     assert {item.value for item in SchedulerType} >= set(SCHEDULERS)
+
+
+NASTY = [
+    "",
+    "x",
+    "[]",
+    "{}",
+    "[null]",
+    "[[1]]",
+    "{a: null}",
+    "-1",
+    "1e400",
+    ".inf",
+    "true",
+    "2024-01-01",
+    "0x10",
+    "'\\0'",
+]
+
+
+@pytest.mark.parametrize("value", NASTY)
+def test_no_value_of_any_key_escapes_as_another_error(value: str) -> None:
+    from whet.config import DatasetConfig, DatasetType, RunConfig, SpecialTokens, known
+
+    lines = [f"{key}: {value}" for key in (*RunConfig.model_fields, *known.names(), "plugins")]
+    lines += [f"test_datasets: [{{path: a, {key}: {value}}}]" for key in DatasetConfig.model_fields]
+    lines += [f"test_datasets: [{{path: a, type: {{{key}: {value}}}}}]" for key in DatasetType.model_fields]
+    lines += [f"special_tokens: {{{key}: {value}}}" for key in SpecialTokens.model_fields]
+    for line in lines:
+        base = "" if line.startswith(("base_model:", "datasets:")) else MINIMAL
+        try:
+            parse_config(base + line + "\n", name="c.yml")
+        except ConfigError as error:
+            assert "c.yml:" in str(error), line

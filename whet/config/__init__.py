@@ -6,7 +6,7 @@ whet accepts without effect or refuses with a reason, ``yaml_lines.py`` reads YA
 """
 
 from whet.config.dataset_keys import DatasetConfig, DatasetType
-from whet.config.keys import RunConfig, SpecialTokens
+from whet.config.keys import Remark, RunConfig, SpecialTokens
 from whet.config.load import load_config, parse_config
 
-__all__ = ["DatasetConfig", "DatasetType", "RunConfig", "SpecialTokens", "load_config", "parse_config"]
+__all__ = ["DatasetConfig", "DatasetType", "Remark", "RunConfig", "SpecialTokens", "load_config", "parse_config"]

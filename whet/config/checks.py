@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from whet.config.keys import RunConfig
-from whet.console import warn
+from whet.config.keys import STARTER, Remark, RunConfig
+
+HIGH_FULL_RATE = 2e-5  # full fine-tunes of published models use 1e-6 to 2e-5
 
 
 class Conflict(NamedTuple):
@@ -25,18 +26,17 @@ def conflicts(config: RunConfig) -> Iterator[Conflict]:
     yield from _template(config)
 
 
-def advise(config: RunConfig) -> None:
-    """Warn about settings that are allowed and probably not meant."""
-    if config.adapter is None:
-        unused = sorted(key for key in config.model_fields_set if key.startswith(("lora_", "peft_")))
-        if unused:
-            warn(f"adapter is not set: this is full fine-tuning, and {', '.join(unused)} have no effect")
-        if (
-            config.learning_rate > 1e-5
-            and "learning_rate" in config.model_fields_set
-            and config.base_model != "starter"
-        ):
-            warn(f"learning_rate {config.learning_rate:g} is high for full fine-tuning of a trained model")
+def advice(config: RunConfig) -> Iterator[Remark]:
+    """Settings that are allowed and probably not meant."""
+    if config.adapter is not None:
+        return
+    unused = sorted(key for key in config.model_fields_set if key.startswith(("lora_", "peft_")))
+    if unused:
+        text = f"adapter is not set: this is full fine-tuning, and {', '.join(unused)} have no effect"
+        yield Remark("warning", text, "adapter")
+    if config.learning_rate > HIGH_FULL_RATE and config.base_model != STARTER:
+        text = f"learning_rate {config.learning_rate:g} is high for full fine-tuning of a trained model"
+        yield Remark("warning", text, "learning_rate")
 
 
 def _precision(config: RunConfig) -> Iterator[Conflict]:

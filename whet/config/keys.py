@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
@@ -16,6 +16,14 @@ from whet.config.types import Bool, BoolOrAuto, Checkpointing, Float, Int, Names
 
 STARTER = "starter"  # the model that ships inside whet; wins over a folder of that name
 CHAT_TEMPLATES = ("tokenizer_default", "chatml", "jinja")
+
+
+class Remark(NamedTuple):
+    """Something the user should hear about the config; ``whet.console.say(*remark)`` says it."""
+
+    level: Literal["note", "warning"]
+    text: str
+    key: str
 
 
 class SpecialTokens(BaseModel):
@@ -119,6 +127,7 @@ class RunConfig(BaseModel):
     trackio_space_id: Text | None = Field(None, description="space on the hub that shows the run")
 
     _source: Path | None = PrivateAttr(None)
+    _remarks: list[Remark] = PrivateAttr(default_factory=list)
 
     @field_validator("chat_template")
     @classmethod
@@ -152,6 +161,11 @@ class RunConfig(BaseModel):
     def source(self) -> Path | None:
         """The file this config came from; None when it came from text."""
         return self._source
+
+    @property
+    def remarks(self) -> list[Remark]:
+        """What loading noticed: keys without effect, settings that are probably not meant."""
+        return list(self._remarks)
 
     @property
     def report_to(self) -> list[str]:

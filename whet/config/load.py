@@ -10,13 +10,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from whet.config import known
-from whet.config.checks import advise, conflicts
+from whet.config.checks import advice, conflicts
 from whet.config.dataset_keys import DatasetConfig, DatasetType
-from whet.config.keys import RunConfig, SpecialTokens
+from whet.config.keys import Remark, RunConfig, SpecialTokens
 from whet.config.nearest import did_you_mean
 from whet.config.overrides import apply_overrides
 from whet.config.yaml_lines import Document, Location, read_yaml
-from whet.console import notice
 from whet.errors import ConfigError
 
 MAX_SHOWN = 8  # problems listed in one message
@@ -61,18 +60,19 @@ def parse_config(text: str, overrides: Sequence[str] = (), *, name: str = "confi
             f"{document.place(())}: the config is {kind}", "a mapping: lines such as  base_model: starter"
         )
     apply_overrides(document, overrides)
-    problems = list(_take_known(document, (), known.NOT_YET, known.NO_EFFECT))
+    found = list(_take_known(document, (), known.NOT_YET, known.NO_EFFECT))
     for key in ("datasets", "test_datasets"):
         entries = document.values.get(key)
         for index in range(len(entries) if isinstance(entries, list) else 0):
-            problems += _take_known(document, (key, index), known.DATASET_NOT_YET, {})
+            found += _take_known(document, (key, index), known.DATASET_NOT_YET, {})
+    problems = [item for item in found if isinstance(item, Problem)]
     if document.values.get("chat_template_jinja") and not document.values.get("chat_template"):
         document.values["chat_template"] = "jinja"  # as in Axolotl
     config = _validate(document, problems)
     for conflict in conflicts(config):
         problems.append(Problem(document.place((conflict.key,)) or name, conflict.given, fix=conflict.fix))
     _raise(problems)
-    advise(config)
+    config._remarks = [item for item in found if isinstance(item, Remark)] + list(advice(config))
     if config.adapter == "qlora":
         config.load_in_4bit = True
     return config
@@ -95,8 +95,8 @@ def _read_text(path: Path) -> str:
 
 def _take_known(
     document: Document, at: Location, not_yet: dict[str, str], no_effect: dict[str, str]
-) -> Iterator[Problem]:
-    """Remove the keys whet has no field for; report those whose value would matter."""
+) -> Iterator[Problem | Remark]:
+    """Remove the keys whet has no field for; report those whose value would matter, and note the rest."""
     values = document.values
     for step in at:
         values = values[step]
@@ -120,7 +120,7 @@ def _take_known(
             fix = "remove the line, or leave its value empty"
             yield Problem(place, f'"{key}" is not supported yet (given: {shown(value)})', stops, fix)
         else:
-            notice(f"{place}: {key} has no effect here: {noted}", key=f"no effect: {key}")
+            yield Remark("note", f"{place}: {key} has no effect here: {noted}", f"no effect: {key}")
 
 
 def _validate(document: Document, problems: list[Problem]) -> RunConfig:
