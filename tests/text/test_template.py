@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from template_cases import EOS, TEMPLATES, chat, chats
 from transformers import AutoTokenizer
 
@@ -94,6 +96,27 @@ def test_every_template_can_be_masked(tokenizer, name):
     trained = tokenizer.decode([label for label in row.labels if label != IGNORE])
     end = template.assistant.after.strip() and "<|im_end|>"
     assert trained.replace("\n", "").replace(" ", "") == f"two{end}four{end}"
+
+
+PIECE = st.text(st.sampled_from("{}%#'\"\\\n\t <|>AUS:分"), max_size=5)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    pieces=st.tuples(*[PIECE] * 7),
+    default=st.sampled_from([None, "", "Be brief."]),
+    generation=st.one_of(st.none(), PIECE),
+    each=st.booleans(),
+)
+def test_any_pieces_come_back_as_the_same_text(tokenizer, pieces, default, generation, each):
+    """Where two pieces meet, their border may come back elsewhere; the text is the same."""
+    a, b, c, d, e, f, prefix = pieces
+    template = TurnTemplate(Turn(a, b), Turn(c, d), Turn(e, f), default, prefix, generation, system_each_turn=each)
+    tokenizer.chat_template = template.jinja()
+    back = from_jinja(tokenizer)
+    assert back is not None
+    for messages in chats(template):
+        assert back.render(messages, True) == template.render(messages, True)
 
 
 QWEN_STYLE = (

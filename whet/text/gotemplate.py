@@ -11,13 +11,10 @@ drops because they are not printable.
 
 from __future__ import annotations
 
-import re
 from itertools import groupby
 from operator import itemgetter
 
 from whet.text.template import Turn, TurnTemplate
-
-_BRACES = re.compile(r"\{{2,}|\{\Z")  # would open an action, alone or together with the one that follows
 
 
 def to_go(template: TurnTemplate) -> str:
@@ -73,13 +70,21 @@ def _content(turn: Turn) -> str:
 
 def literal(text: str) -> str:
     """Fixed text, safe in a Go template and in a Modelfile's triple quotes."""
-    braces = {i for found in _BRACES.finditer(text) for i in range(*found.span())}
-    unsafe = [i in braces or character == '"' or not _visible(character) for i, character in enumerate(text)]
+    unsafe = _unsafe(text)
     parts = []
     for quoted, run in groupby(zip(unsafe, text, strict=True), key=itemgetter(0)):
         characters = [character for _, character in run]
         parts.append('{{ "' + "".join(map(_go_escape, characters)) + '" }}' if quoted else "".join(characters))
     return "".join(parts)
+
+
+def _unsafe(text: str) -> list[bool]:
+    """Which characters go into an action. A brace does when a brace, an action or the end of the text comes next."""
+    marks, action_next = [False] * len(text), True
+    for i in reversed(range(len(text))):
+        opens = text[i] == "{" and (action_next or text[i + 1] == "{")
+        marks[i] = action_next = opens or text[i] == '"' or not _visible(text[i])
+    return marks
 
 
 def _visible(character: str) -> bool:

@@ -103,6 +103,7 @@ SYSTEM_PROBES = tuple(
     for probe in PROBES
     for content in ("You write SQL.", " 分类 \n{x}\n")
 )
+LATER_SYSTEM = _probe("uone", "atwo", "sthree", "ufour")
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,8 @@ def derive(tokenizer: Any) -> TurnTemplate | None:
 def proves(template: TurnTemplate, render: _Renderer) -> bool:
     """Whether both write the same text for every probe, with and without a generation prompt."""
     probes = PROBES + SYSTEM_PROBES if template.system is not None else PROBES
+    if template.system is not None and render(LATER_SYSTEM) is not None:
+        probes = (*probes, LATER_SYSTEM)  # some templates allow a system message at the start only
     return all(template.render(probe, ask) == render(probe, ask) for probe in probes for ask in (False, True))
 
 
@@ -167,18 +170,25 @@ def _pieces_once(render: _Renderer) -> TurnTemplate | None:
 
 
 def _with_system(base: TurnTemplate, render: _Renderer, start: str, after: str) -> TurnTemplate | None:
-    """Tell apart what begins every text, what begins a system message, and a default system message."""
-    lead = base.prefix
-    default, prefix = None, lead
-    if not start.startswith(lead):
-        if not (lead.startswith(start) and lead.endswith(after)):
+    """Tell apart what begins every text, what begins a system message, and a default system message.
+
+    Args:
+        start: what is written before a first system message; ``after``: between it and a user message's own beginning.
+    """
+    lead = base.prefix  # what is written when there is no system message
+    later = _between(render(_chat(USER, ANSWER, SYSTEM, NEXT)), [USER, ANSWER, SYSTEM, NEXT])
+    if later is not None:
+        before = later[2].removeprefix(base.assistant.after)
+    else:  # only a first system message is allowed: its beginning shows where there is no default
+        before = start.removeprefix(lead) if start.startswith(lead) else start
+    if not start.endswith(before):
+        return None
+    prefix, default = start.removesuffix(before), None
+    if lead != prefix:
+        if not (lead.startswith(start) and lead[len(start) :].endswith(after)):
             return None
         default = lead[len(start) : len(lead) - len(after)]
-        later = _between(render(_chat(USER, ANSWER, SYSTEM, NEXT)), [USER, ANSWER, SYSTEM, NEXT])
-        again = later[2].removeprefix(base.assistant.after) if later else start
-        prefix = start.removesuffix(again) if start.endswith(again) else ""
-    system = Turn(start[len(prefix) :], after)
-    return TurnTemplate(base.user, base.assistant, system, default, prefix, base.generation)
+    return TurnTemplate(base.user, base.assistant, Turn(before, after), default, prefix, base.generation)
 
 
 def _pieces_each_turn(render: _Renderer) -> TurnTemplate | None:
