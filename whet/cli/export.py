@@ -7,8 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-PROOF_FAILED, UNPROVED = 1, 3  # exit codes, as in whet.errors
-
 
 def export(
     run: Annotated[
@@ -25,26 +23,27 @@ def export(
     """Write a model as GGUF with a Modelfile, and prove that it is the trained model."""
     from whet import api
     from whet.console import table
+    from whet.errors import ProofFailed, Unproved
+    from whet.llamacpp import INSTALL
 
     quants = [name.strip() for name in quant.split(",") if name.strip()]
+    # Pairs of what was written and its verdict; None where nothing here could compare it.
     written = api.export(run, to=to, quants=quants, out=out, system=system, proof=not no_proof)
-    table(["file", "MB", "same tokens", "mean KL", "top-1", "proof"], [_row(item, no_proof) for item in written])
-    if no_proof:
-        return
-    verdicts = [item.verdict for item in written]
+    rows = [_row(exported, verdict, "not asked for" if no_proof else "unproved") for exported, verdict in written]
+    table(["file", "MB", "same tokens", "mean KL", "top-1", "proof"], rows)
+    verdicts = [verdict for _, verdict in written]
     if any(verdict is not None and not verdict.passed for verdict in verdicts):
-        raise typer.Exit(PROOF_FAILED)
-    if any(verdict is None for verdict in verdicts):
-        raise typer.Exit(UNPROVED)
+        raise ProofFailed("a file is not the trained model", fix="do not use it; the figures are in FILE.verify.json")
+    if not no_proof and None in verdicts:
+        raise Unproved("written, but not compared: llama.cpp is missing here", fix=INSTALL)
 
 
-def _row(item: Any, no_proof: bool) -> list[object]:
-    size = f"{item.path.stat().st_size / 1e6:.1f}"
-    verdict = item.verdict
+def _row(exported: Any, verdict: Any, without: str) -> list[object]:
+    size = f"{exported.bytes / 1e6:.1f}"
     if verdict is None:
-        return [item.path.name, size, "", "", "", "not asked for" if no_proof else "unproved"]
+        return [exported.gguf.name, size, "", "", "", without]
     return [
-        item.path.name,
+        exported.gguf.name,
         size,
         "yes" if verdict.tokens_identical else "NO",
         f"{verdict.kl_mean:.2e}",
