@@ -181,7 +181,9 @@ class LlamaServer:
         entries = self._post("/completion", body)["completion_probabilities"][0]["top_logprobs"]
         logprobs_V = np.full(vocab_size, LOWEST_LOGPROB)
         logprobs_V[[entry["id"] for entry in entries]] = [entry["logprob"] for entry in entries]
-        return np.maximum(logprobs_V, LOWEST_LOGPROB)
+        logprobs_V = np.maximum(logprobs_V, LOWEST_LOGPROB)
+        # llama.cpp sums the softmax in float32: without this the probabilities add up to 1 only within about 1e-5.
+        return logprobs_V - np.logaddexp.reduce(logprobs_V)
 
     def _letter(self) -> int:
         if self._letter_id is None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import gguf
 import numpy as np
 import torch
+from gguf import GGMLQuantizationType as Type
 
 from whet.export.kquants import encode_q4_k, encode_q6_k
 
-Type = gguf.GGMLQuantizationType
 _OWN = {Type.Q4_K: encode_q4_k, Type.Q6_K: encode_q6_k}  # the gguf package reads these, but does not write them
 
 

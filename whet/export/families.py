@@ -1,6 +1,6 @@
 """The model families that can be written as GGUF, and what llama.cpp wants to be different in each.
 
-Tensor names and metadata keys follow the GGUF specification (ggml's docs/gguf.md); names come from the ``gguf`` package.
+Tensor names and metadata keys follow the GGUF specification (ggml's docs/gguf.md) through the ``gguf`` package.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Q4_K and Q6_K, encoded with plain torch operations: no compiler, no binary, any device.
 
 The formats are ggml's (``ggml-common.h``: block_q4_K, block_q6_K). A super-block is 256 weights of one row, cut into
-sub-blocks. Each sub-block has a small integer scale (Q4_K: and a minimum); the super-block has float16 factors for these.
+sub-blocks. Each sub-block has a small integer scale (Q4_K: and a minimum), the super-block float16 factors for these.
 
-How the integers are chosen: for each sub-block a few slightly different grids are tried. Weights are rounded to
-a grid, then the best scale (and minimum) for these integers follows from weighted least squares; the grid with the least
+How the integers are chosen: for each sub-block a few slightly different grids are tried. Weights are rounded to a
+grid, then the best scale (and minimum) for these integers follows from weighted least squares; the grid with the least
 weighted error wins. This is the search that ggml does, so the error is the same within a fraction of a percent.
 
 Shapes: N super-blocks, S sub-blocks in each, W weights in a sub-block.

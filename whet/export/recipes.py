@@ -7,11 +7,10 @@ that people expect under its name.
 from __future__ import annotations
 
 import gguf
+from gguf import GGMLQuantizationType as Type
+from gguf import LlamaFileType as FileType
 
 from whet.errors import ExportError
-
-Type = gguf.GGMLQuantizationType
-FileType = gguf.LlamaFileType
 
 # name -> (type of the matrices, the file type that GGUF records)
 _RECIPES: dict[str, tuple[Type, FileType]] = {

@@ -1,0 +1,151 @@
+"""A folder to hand on: one GGUF for each quantisation, with the Modelfiles that go with them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from whet.console import Progress, notice, output_errors, staged_folder, write_text_atomic
+from whet.errors import ExportError
+from whet.export.gguf import write_gguf
+from whet.export.modelfile import HEADER, Template, modelfile
+from whet.export.recipes import quant_name
+from whet.export.tensors import TensorSource
+from whet.export.vocabulary import read_chat_template, read_vocabulary
+
+STEM = "model"
+_FROM = re.compile(r"^FROM (?:\"\"\")?\./(?P<file>.+\.(?P<quant>[a-z0-9_]+)\.gguf)(?:\"\"\")?$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One written GGUF: its quantisation, its files, its size in bytes."""
+
+    quant: str
+    gguf: Path
+    modelfile: Path
+    bytes: int
+
+
+def write_exports(
+    source: TensorSource,
+    tokenizer_dir: Path | str,
+    out_dir: Path | str,
+    quants: Sequence[str],
+    *,
+    name: str,
+    template: Template | None = None,
+    chat_template: str | None = None,
+    system: str | None = None,
+    num_ctx: int | None = None,
+    temperature: float | None = None,
+    license: str | None = None,
+    context_length: int | None = None,
+    stem: str = STEM,
+) -> list[Exported]:
+    """Write every quantisation and its Modelfile; all files appear at the end, or none.
+
+    One quantisation gets ``Modelfile``. Where the folder holds several, each has ``Modelfile.<quant>``, and
+    ``Modelfile`` is that of the first one named.
+
+    Args:
+        quants: names or aliases; a repeated one is written once.
+        name: the model's name in the GGUF.
+        template: the template of the Modelfile; its stops end an answer. None writes no TEMPLATE.
+        chat_template: the Jinja in the GGUF; None takes ``template``'s if given, else the tokenizer's; "" none.
+        stem: files are called ``<stem>.<quant>.gguf``.
+
+    Raises:
+        ExportError: nothing to write, or something that cannot be expressed.
+        OutputError: the disk is full or the place not writable.
+    """
+    wanted = list(dict.fromkeys(quant_name(quant) for quant in quants))
+    if not wanted:
+        raise ExportError("no quantisation named", "for example q8_0")
+    target = Path(out_dir)
+    stops = template.stops if template is not None else ()
+    if chat_template is None:
+        chat_template = template.jinja() if template is not None else read_chat_template(tokenizer_dir) or ""
+    if system is not None and template is None and not chat_template:
+        raise ExportError("a system message was given, but the model has no chat template", fix="leave it out")
+    texts = {  # made first: a Modelfile that cannot be written shows before the long work
+        quant: modelfile(
+            f"{stem}.{quant}.gguf",
+            template,
+            system=system,
+            num_ctx=num_ctx,
+            stops=stops or _eos_stop(tokenizer_dir, source),
+            temperature=temperature,
+            license=license,
+        )
+        for quant in wanted
+    }
+    with staged_folder(target) as stage:
+        for quant in wanted:
+            with Progress(f"writing {quant}", total=None, unit="MB") as progress:
+                write_gguf(
+                    source,
+                    tokenizer_dir,
+                    stage / f"{stem}.{quant}.gguf",
+                    quant,
+                    name=name,
+                    chat_template=chat_template,
+                    context_length=context_length,
+                    eot_token=stops[0] if stops else None,
+                    on_bytes=_megabytes(progress),
+                )
+        others = _keep_other_modelfiles(target, set(wanted))
+        for quant in wanted:
+            if len(wanted) > 1 or others:
+                write_text_atomic(stage / f"Modelfile.{quant}", texts[quant])
+        write_text_atomic(stage / "Modelfile", texts[wanted[0]])
+    return [_exported(target, stem, quant, wanted[0]) for quant in wanted]
+
+
+def _exported(folder: Path, stem: str, quant: str, first: str) -> Exported:
+    own = folder / f"Modelfile.{quant}"
+    file = folder / f"{stem}.{quant}.gguf"
+    place = folder / "Modelfile" if quant == first and not own.is_file() else own
+    return Exported(quant, file, place, file.stat().st_size)
+
+
+def _eos_stop(tokenizer_dir: Path | str, source: TensorSource) -> tuple[str, ...]:
+    vocabulary = read_vocabulary(tokenizer_dir, source.config["vocab_size"])
+    return (vocabulary.tokens[vocabulary.eos_id],)
+
+
+def _keep_other_modelfiles(folder: Path, replaced: set[str]) -> bool:
+    """Give an earlier export's ``Modelfile`` its own name before it is replaced.
+
+    Returns:
+        Whether the folder holds other quantisations than those written now.
+    """
+    old = folder / "Modelfile"
+    if old.is_file():
+        text = old.read_text(encoding="utf-8", errors="replace")
+        found = _FROM.search(text)
+        with output_errors(old):
+            if not text.startswith(HEADER):
+                os.replace(old, folder / "Modelfile.old")
+                notice(f"{old} was not written by whet: it is now {folder / 'Modelfile.old'}")
+            elif found and found["quant"] not in replaced and (folder / found["file"]).is_file():
+                own = folder / f"Modelfile.{found['quant']}"
+                if not own.exists():
+                    os.replace(old, own)
+    return any(file.name.split(".")[-2] not in replaced for file in folder.glob("*.*.gguf"))
+
+
+def _megabytes(progress: Progress) -> Callable[[int], None]:
+    """A counter of bytes that advances the progress in whole megabytes."""
+    held = 0
+
+    def add(count: int) -> None:
+        nonlocal held
+        held += count
+        progress.advance(held // 10**6)
+        held %= 10**6
+
+    return add

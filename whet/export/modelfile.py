@@ -1,0 +1,117 @@
+"""Ollama's Modelfile: which GGUF, which template, when to stop.
+
+Ollama's reader knows no escapes. A value stands bare, in double quotes or in three of them; it ends where a line ends
+and the quotes are closed; characters that are not printable are dropped. So a few contents cannot be written; these are
+refused by name instead of being changed silently. (Rules read from Ollama's parser/parser.go.)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from whet.errors import DataError, ExportError
+
+HEADER = "# Written by whet."
+PROBE_SYSTEM = "whet asks: is this system text kept?"
+_CLOSES_EARLY = re.compile(r'"""\s*?[\r\n]')
+
+
+class Template(Protocol):
+    """What a Modelfile needs of a chat template (``whet.text.template.TurnTemplate``)."""
+
+    @property
+    def stops(self) -> tuple[str, ...]: ...
+
+    def go(self) -> str: ...
+
+    def jinja(self) -> str: ...
+
+    def render(self, messages: Sequence[dict[str, Any]], add_generation_prompt: bool = False) -> str: ...
+
+
+def modelfile(
+    gguf_name: str,
+    template: Template | None,
+    *,
+    system: str | None = None,
+    num_ctx: int | None = None,
+    stops: Sequence[str] | None = None,
+    temperature: float | None = None,
+    license: str | None = None,
+) -> str:
+    """The text of a Modelfile; the same arguments give the same bytes.
+
+    Args:
+        gguf_name: the file's name, in the folder of the Modelfile.
+        template: None writes no TEMPLATE; Ollama then uses the one in the GGUF.
+        system: a system message for every conversation.
+        num_ctx: context length in tokens; None leaves Ollama's default.
+        stops: texts that end an answer; None takes the template's.
+        temperature: None leaves Ollama's default; 0 is right for SQL and classification.
+        license: the text of a licence.
+
+    Raises:
+        ExportError: a content that a Modelfile cannot hold, or a system message that the template would drop.
+    """
+    lines = [HEADER, f"FROM {quote('./' + gguf_name, 'the file name')}"]
+    if template is not None:
+        lines.append(f"TEMPLATE {quote(template.go(), 'the template')}")
+    if system is not None:
+        _check_system(template)
+        lines.append(f"SYSTEM {quote(system, 'the system message')}")
+    if num_ctx is not None:
+        lines.append(f"PARAMETER num_ctx {num_ctx}")
+    if temperature is not None:
+        lines.append(f"PARAMETER temperature {temperature:g}")
+    if stops is None:
+        stops = template.stops if template is not None else ()
+    lines += [f"PARAMETER stop {quote(stop, 'a stop text')}" for stop in dict.fromkeys(stops)]
+    if license is not None:
+        lines.append(f"LICENSE {quote(license, 'the licence')}")
+    return "\n".join(lines) + "\n"
+
+
+def quote(text: str, what: str) -> str:
+    """``text`` in such a form that Ollama reads back exactly this text.
+
+    Args:
+        what: its name in the error message.
+
+    Raises:
+        ExportError: Ollama's reader would change the text.
+    """
+    for character in text:
+        if not character.isprintable() and character not in "\n\r\t":
+            raise ExportError(
+                f"{what} holds the character U+{ord(character):04X}, which Ollama's Modelfile reader drops",
+                "printable characters, spaces, tabs and line ends",
+                "leave it out",
+            )
+    if _CLOSES_EARLY.search(text):
+        raise ExportError(
+            f'{what} has a line that ends in """, which would end the value in a Modelfile',
+            'no """ at the end of a line',
+            "write it another way",
+        )
+    if text and not any(character in text for character in '"\n\r\t ') and not text.startswith("#"):
+        return text
+    return f'"""{text}"""'
+
+
+def _check_system(template: Template | None) -> None:
+    """A template without a place for the system message would drop it without a word."""
+    if template is None:
+        return
+    messages = [{"role": "system", "content": PROBE_SYSTEM}, {"role": "user", "content": "?"}]
+    try:
+        kept = PROBE_SYSTEM in template.render(messages, add_generation_prompt=True)
+    except DataError:
+        kept = False
+    if not kept:
+        raise ExportError(
+            "a system message was given, but the model was trained with a template that has no place for one",
+            "a template with a system part",
+            "leave out the system message, or train with one",
+        )
