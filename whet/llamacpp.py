@@ -47,11 +47,11 @@ def _xllamacpp() -> Any:
     Raises:
         MissingDependency: the package, its wheel for this machine, or a system library is missing.
     """
-    if importlib.util.find_spec("xllamacpp") is None:
-        raise MissingDependency("llama.cpp is not installed (the package xllamacpp)", fix=INSTALL)
     try:
         return importlib.import_module("xllamacpp")
     except ImportError as first:
+        if isinstance(first, ModuleNotFoundError) and first.name in (None, "xllamacpp"):
+            raise MissingDependency("llama.cpp is not installed (the package xllamacpp)", fix=INSTALL) from first
         if not _load_torch_openmp():
             raise _cannot_load(first) from first
     try:

@@ -39,8 +39,8 @@ class Thresholds:
 
 # Above what a right file shows and below what a wrong one does; tests/export/test_starter.py has measured figures.
 THRESHOLDS = {
-    "f32": Thresholds(1e-5, 0.99, 2e-3),
-    "f16": Thresholds(1e-3, 0.98),
+    "f32": Thresholds(1e-6, 0.99, 1e-3),
+    "f16": Thresholds(1e-4, 0.98),
     "bf16": Thresholds(5e-3, 0.95),
     "q8_0": Thresholds(1e-2, 0.95),
     "q6_k": Thresholds(5e-2, 0.90),
@@ -67,6 +67,7 @@ class Verdict:
     quant: str
     tokens_identical: bool
     template_identical: bool | None
+    eos_identical: bool
     kl_mean: float
     kl_p99: float
     top1_agreement: float
@@ -108,10 +109,11 @@ def verify_gguf(
         properties = server.properties()
         same_tokens = _same_tokens(server, rendered, documents)
         same_template = _same_template(server, rendered, tokenizer, properties)
+        same_eos = properties.get("eos_token") == tokenizer.eos_token
         reference_PV = torch.cat(list(_reference_logprobs(reference_model, documents, positions))).numpy()
         found_PV = _found_logprobs(server, documents, positions, reference_PV.shape[1])
     quant = _FILE_TYPES.get(str(properties.get("model_ftype")), str(properties.get("model_ftype")))
-    verdict = judge(quant, same_tokens, same_template, reference_PV, found_PV, len(rendered))
+    verdict = judge(quant, reference_PV, found_PV, len(rendered), same_tokens, same_template, same_eos)
     versions = {name: version(name) for name in ("whet", "xllamacpp", "transformers", "torch")}
     written = {"file": Path(gguf_path).name, **asdict(verdict), "versions": versions}
     write_json_atomic(verdict_path(gguf_path), written)
@@ -137,11 +139,12 @@ def require_llamacpp(gguf_path: Path | str) -> None:
 
 def judge(
     quant: str,
-    tokens_identical: bool,
-    template_identical: bool | None,
     reference_PV: np.ndarray,
     found_PV: np.ndarray,
     probes: int,
+    tokens_identical: bool = True,
+    template_identical: bool | None = None,
+    eos_identical: bool = True,
 ) -> Verdict:
     """The verdict on log-probabilities of shape [positions, vocabulary]."""
     probability_PV = np.exp(reference_PV)
@@ -152,7 +155,7 @@ def judge(
     bar = THRESHOLDS.get(quant, THRESHOLDS["q4_k_m"])
     kl_mean, top1 = float(kl_P.mean()), float((chosen_P >= best_P - TIE).mean())
     largest = float(np.abs(reference_PV - found_PV)[visible_PV].max())
-    passed = tokens_identical and template_identical is not False
+    passed = tokens_identical and eos_identical and template_identical is not False
     passed = passed and kl_mean <= bar.kl_mean and top1 >= bar.top1_agreement
     if bar.max_abs_logprob_diff is not None:
         passed = passed and largest <= bar.max_abs_logprob_diff
@@ -160,6 +163,7 @@ def judge(
         quant=quant,
         tokens_identical=tokens_identical,
         template_identical=template_identical,
+        eos_identical=eos_identical,
         kl_mean=kl_mean,
         kl_p99=float(np.quantile(kl_P, 0.99)),
         top1_agreement=top1,
