@@ -1,0 +1,50 @@
+"""Models to talk to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from whet import console
+from whet.export.adapter import resolve_source
+from whet.export.gguf import write_gguf
+from whet.models.load import load_for_inference
+from whet.serve.backends import TorchBackend
+
+
+@pytest.fixture(autouse=True)
+def notices_are_said_again():
+    console.forget_notices()
+
+
+@pytest.fixture(scope="session")
+def starter():
+    return TorchBackend(*load_for_inference("starter"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_llama_dir: Path):
+    """Reads 512 tokens; says random things and hardly ever stops."""
+    return TorchBackend(*load_for_inference(str(tiny_llama_dir)))
+
+
+def _gguf(folder: Path, name: str, source: str, chat_template: str | None = None) -> Path:
+    weights, tokenizer = resolve_source(source)
+    return write_gguf(weights, tokenizer, folder / name, "f32", name="test", chat_template=chat_template)
+
+
+@pytest.fixture(scope="session")
+def starter_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _gguf(tmp_path_factory.mktemp("gguf"), "starter.gguf", "starter")
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory, tiny_llama_dir: Path) -> Path:
+    return _gguf(tmp_path_factory.mktemp("gguf"), "tiny.gguf", str(tiny_llama_dir))
+
+
+@pytest.fixture(scope="session")
+def bare_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The starter without a chat template."""
+    return _gguf(tmp_path_factory.mktemp("gguf"), "bare.gguf", "starter", chat_template="")
