@@ -188,7 +188,7 @@ def _entries(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
         if isinstance(value, Mapping):
             yield from _entries(value, f"{name}: ")
         else:
-            yield name, _figure(str(key), value)
+            yield re.sub(" seconds$", " time", name), _figure(str(key), value)
 
 
 def _figure(key: str, value: object) -> str:
