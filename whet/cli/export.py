@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,31 +22,10 @@ def export(
 ) -> None:
     """Write a model as GGUF with a Modelfile, and prove that it is the trained model."""
     from whet import api
-    from whet.console import table
-    from whet.errors import ProofFailed, Unproved
-    from whet.llamacpp import INSTALL
 
     quants = [name.strip() for name in quant.split(",") if name.strip()]
-    # Pairs of what was written and its verdict; None where nothing here could compare it.
-    written = api.export(run, to=to, quants=quants, out=out, system=system, proof=not no_proof)
-    rows = [_row(exported, verdict, "not asked for" if no_proof else "unproved") for exported, verdict in written]
-    table(["file", "MB", "same tokens", "mean KL", "top-1", "proof"], rows)
-    verdicts = [verdict for _, verdict in written]
-    if any(verdict is not None and not verdict.passed for verdict in verdicts):
-        raise ProofFailed("a file is not the trained model", fix="do not use it; the figures are in FILE.verify.json")
-    if not no_proof and None in verdicts:
-        raise Unproved("written, but not compared: llama.cpp is missing here", fix=INSTALL)
-
-
-def _row(exported: Any, verdict: Any, without: str) -> list[object]:
-    size = f"{exported.bytes / 1e6:.1f}"
-    if verdict is None:
-        return [exported.gguf.name, size, "", "", "", without]
-    return [
-        exported.gguf.name,
-        size,
-        "yes" if verdict.tokens_identical else "NO",
-        f"{verdict.kl_mean:.2e}",
-        f"{verdict.top1_agreement:.1%}",
-        "passed" if verdict.passed else "FAILED",
-    ]
+    report = api.export(run, to=to, quants=quants, out=out, system=system, proof=not no_proof)
+    report.print()
+    for file in report.files:
+        print(file.path)
+    report.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from whet.console import notice
 from whet.errors import ModelError
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+EMBEDDINGS = ("embed_tokens", "lm_head")
 
 
 def add_lora(
@@ -69,9 +71,22 @@ def add_lora(
             raise ModelError(
                 f"no adapter can be added: {str(error).splitlines()[0]}", f"layers of this model: {', '.join(names)}"
             ) from error
+    save_offline(wrapped)
     trained, total = parameter_counts(wrapped)
     notice(f"training {trained:,} of {total:,} parameters ({100 * trained / total:.2f}%)", key="lora size")
     return wrapped
+
+
+def save_offline(model: Any) -> None:
+    """Let this ``PeftModel`` save without a look at the hub.
+
+    Left to itself, ``save_pretrained`` asks the hub whether the vocabulary was resized. The answer is known here:
+    embeddings are saved when the adapter targets them, and whet resizes none.
+    """
+    config = model.peft_config[model.active_adapter]
+    targets = config.target_modules or ()
+    embeddings = any(name in targets for name in EMBEDDINGS) if not isinstance(targets, str) else False
+    model.save_pretrained = functools.partial(model.save_pretrained, save_embedding_layers=embeddings)
 
 
 def parameter_counts(model: Any) -> tuple[int, int]:

@@ -14,6 +14,7 @@ from transformers.utils import logging
 from whet import runtime
 from whet.console import notice
 from whet.errors import ModelError
+from whet.models.adapters import save_offline
 from whet.models.names import EXPECTED, STARTER, locate
 
 
@@ -129,9 +130,11 @@ def _with_adapter(model: Any, folder: Path, trainable: bool) -> Any:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (OSError, ValueError, RuntimeError) as error:
         raise ModelError(f"the adapter in {folder} does not load: {_first_line(error)}", "a PEFT adapter") from error
+    save_offline(wrapped)
+    return wrapped
 
 
 def _from_pretrained(kind: Any, name: str, options: dict[str, Any]) -> Any:

@@ -18,18 +18,19 @@ class ShowProgress(TrainerCallback):
     def __init__(self, meter: TokenMeter) -> None:
         self.meter = meter
         self.bar: Progress | None = None
-        self.loss = float("nan")
+        self.figures: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.bar = Progress("training", state.max_steps - state.global_step, "steps")
         self.bar.__enter__()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **_: Any) -> None:
-        self.loss = (logs or {}).get("loss", self.loss)
+        if logs and "loss" in logs:
+            self.figures["loss"] = logs["loss"]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         if self.bar is not None:
-            self.bar.advance(1, loss=self.loss, **{"tok/s": round(self.meter.per_second())})
+            self.bar.advance(1, **self.figures, **{"tok/s": round(self.meter.per_second())})
 
     def close(self) -> None:
         """Take the bar off the screen; also after an error."""

@@ -111,8 +111,9 @@ class WhetTrainer(Trainer):
         labels_BT = inputs["labels"]
         forward = {"input_ids": inputs["input_ids"], "position_ids": inputs["position_ids"], "use_cache": False}
         if self.halves is not None and model is self.model:
-            hidden_BTD = self.halves.backbone(**forward)[0]
-            return labelled_loss(hidden_BTD, self.halves.head, labels_BT)
+            with self.accelerator.autocast():  # accelerate puts it around the whole model's forward only
+                hidden_BTD = self.halves.backbone(**forward)[0]
+                return labelled_loss(hidden_BTD, self.halves.head, labels_BT)
         logits_BTV = model(**forward).logits[:, :-1]
         return torch.nn.functional.cross_entropy(
             logits_BTV.float().flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"

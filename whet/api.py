@@ -1,0 +1,68 @@
+"""The verbs, as functions. CLI, notebook and studio reach the work through these."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from whet.config import load_config
+from whet.console import notice, say
+from whet.errors import ExportError
+
+
+def train(
+    config: Path | str, *, overrides: Sequence[str] = (), out: Path | str | None = None, resume: bool = False
+) -> Path:
+    """Train as a YAML file says.
+
+    Args:
+        config: the YAML file.
+        overrides: ``key=value`` texts that replace its settings.
+        out: the run folder, instead of ``output_dir``.
+        resume: go on from the newest complete checkpoint there.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        WhetError: a bad config, bad rows, no model, a place that cannot be written.
+        KeyboardInterrupt: Ctrl-C; a checkpoint was written before.
+    """
+    settings = load_config(config, overrides)
+    for remark in settings.remarks:
+        say(*remark)
+    if out is not None:
+        settings.output_dir = str(out)
+    from whet.train.sft import run_sft
+
+    result = run_sft(settings, resume=resume)
+    if result.interrupted:
+        notice(f"stopped at step {result.steps}; go on with: whet train {config} --out {result.folder} --resume")
+        raise KeyboardInterrupt
+    notice(f"trained {result.tokens:,} tokens in {result.seconds:.0f} s ({result.tokens_per_second:,.0f} tokens/s)")
+    return result.folder
+
+
+def chat(path: Path | str, *, prompt: str | None = None, system: str | None = None, **options: Any) -> None:
+    """Talk to a model, or ask it one thing (``prompt``); see ``whet.serve.repl.chat``."""
+    from whet.serve.repl import chat as talk
+
+    talk(str(path), prompt=prompt, system=system, **options)
+
+
+def export(
+    path: Path | str,
+    *,
+    to: str = "gguf",
+    quants: Sequence[str] = ("q8_0",),
+    out: Path | str | None = None,
+    system: str | None = None,
+    proof: bool = True,
+) -> Any:
+    """Write a model as GGUF with a Modelfile, and compare the file with the model; see ``whet.export.run``."""
+    if to != "gguf":
+        raise ExportError(f"--to {to} is not supported yet", "gguf")
+    from whet.export.run import export_run
+
+    return export_run(path, out, quants, system=system, proof=proof)

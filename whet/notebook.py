@@ -1,0 +1,295 @@
+"""The notebook API: the names and arguments that readers of the published tutorials know.
+
+Methods are bound on the instances that are returned; no class or module of another library is changed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+
+from whet import runtime
+from whet.console import notice, warn
+from whet.errors import ModelError, OutputError, ProofFailed, Unproved, WhetError
+from whet.export.folder import Exported, write_exports
+from whet.export.live import LiveSource
+from whet.export.merged import write_merged
+from whet.export.modelfile import modelfile
+from whet.export.verify import verify_gguf
+from whet.models.adapters import ALL_LINEAR, add_lora
+from whet.models.load import context_length, load_model
+from whet.text.template import from_jinja
+from whet.train import sft_trainer
+from whet.train.sft_trainer import SFTConfig, refuse_unknown
+
+MODELFILE_GGUF = "model.q8_0.gguf"  # the file that tokenizer._ollama_modelfile speaks of before an export names one
+
+
+class FastLanguageModel:
+    """Load, adapt, switch between training and inference."""
+
+    @staticmethod
+    def from_pretrained(
+        model_name: str = "starter",
+        max_seq_length: int = 2048,
+        dtype: torch.dtype | None = None,
+        load_in_4bit: bool = True,
+        load_in_8bit: bool = False,
+        load_in_16bit: bool = False,
+        full_finetuning: bool = False,
+        token: str | None = None,
+        device_map: Any = None,
+        rope_scaling: dict[str, Any] | None = None,
+        trust_remote_code: bool = False,
+        use_gradient_checkpointing: bool | str = "auto",
+        revision: str | None = None,
+        random_state: int = 3407,
+        **unknown: Any,
+    ) -> tuple[Any, Any]:
+        """Load a model and its tokenizer.
+
+        Args:
+            model_name: a hub name, a checkpoint folder, an adapter folder (base and adapter are loaded) or "starter".
+            max_seq_length: tokens; longer than the model can is clamped and said.
+            dtype: None chooses for the device: bfloat16, float16 on older GPUs, float32 on a CPU.
+            load_in_4bit: NF4 where the device can; elsewhere the library says so and goes on.
+            full_finetuning: train all weights, in float32.
+
+        Raises:
+            ModelError: no such model.
+            WhetError: an argument of an unknown name.
+        """
+        _refuse(unknown, FastLanguageModel.from_pretrained)
+        if rope_scaling:
+            raise ModelError("rope_scaling is not supported yet", "None", "use a model with a longer context")
+        runtime.seed_everything(random_state)
+        four = load_in_4bit and not (load_in_16bit or load_in_8bit or full_finetuning)
+        model, tokenizer = load_model(
+            model_name,
+            dtype=torch.float32 if full_finetuning else dtype,
+            load_in_4bit=four,
+            load_in_8bit=load_in_8bit and not full_finetuning,
+            device_map=device_map,
+            token=token,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            trainable_adapter=True,
+        )
+        model.max_seq_length = context_length(model.config, max_seq_length)
+        if full_finetuning:
+            model.requires_grad_(True)
+        _checkpointing(model, use_gradient_checkpointing)
+        _bind(model)
+        describe_template(tokenizer, model.max_seq_length)
+        return model, tokenizer
+
+    @staticmethod
+    def get_peft_model(
+        model: Any,
+        r: int = 16,
+        target_modules: Sequence[str] | str = ALL_LINEAR,
+        lora_alpha: float = 16,
+        lora_dropout: float = 0.0,
+        bias: str = "none",
+        layers_to_transform: Sequence[int] | int | None = None,
+        use_gradient_checkpointing: bool | str = "auto",
+        random_state: int = 3407,
+        use_rslora: bool = False,
+        use_dora: bool = False,
+        modules_to_save: Sequence[str] | None = None,
+        init_lora_weights: bool | str = True,
+        loftq_config: dict[str, Any] | None = None,
+        max_seq_length: int | None = None,
+        **unknown: Any,
+    ) -> Any:
+        """Freeze the model and put LoRA matrices on its linear layers.
+
+        Raises:
+            ModelError: an adapter is there already, or no layer has these names.
+        """
+        _refuse(unknown, FastLanguageModel.get_peft_model)
+        if loftq_config:
+            raise ModelError("loftq_config is not supported", "None", "use init_lora_weights")
+        wrapped = add_lora(
+            model,
+            rank=r,
+            alpha=lora_alpha,
+            dropout=lora_dropout,
+            target_modules=target_modules,
+            bias=bias,
+            layers_to_transform=layers_to_transform,
+            modules_to_save=modules_to_save,
+            use_rslora=use_rslora,
+            use_dora=use_dora,
+            init_lora_weights=init_lora_weights,
+            seed=random_state,
+        )
+        wrapped.max_seq_length = max_seq_length or getattr(model, "max_seq_length", None)
+        _checkpointing(wrapped, use_gradient_checkpointing)
+        _bind(wrapped)
+        return wrapped
+
+    @staticmethod
+    def for_inference(model: Any) -> Any:
+        """Switch to generation: dropout off, cache on."""
+        model.eval()
+        if any(getattr(part, "gradient_checkpointing", False) for part in model.modules()):
+            model.gradient_checkpointing_disable()
+        model.config.use_cache = True
+        return model
+
+    @staticmethod
+    def for_training(model: Any, use_gradient_checkpointing: bool | str = "auto") -> Any:
+        """Switch back to training."""
+        model.train()
+        _checkpointing(model, use_gradient_checkpointing)
+        return model
+
+
+class SFTTrainer(sft_trainer.SFTTrainer):
+    """Supervised fine-tuning; see ``whet.train.sft_trainer.SFTTrainer`` for the arguments.
+
+    The tokenizer leaves with the template that the rows are really written in, and with its Modelfile.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        describe_template(self.text_tokenizer, getattr(self.model, "max_seq_length", None))
+
+
+def is_bfloat16_supported() -> bool:
+    """Whether the GPU computes in bfloat16; False on a CPU."""
+    return runtime.bf16_supported()
+
+
+def describe_template(tokenizer: Any, num_ctx: int | None = None) -> None:
+    """Set ``tokenizer._ollama_modelfile`` from the tokenizer's own chat template; None without one.
+
+    It is made from what ``save_pretrained`` keeps, so a saved tokenizer that is loaded again has the same.
+    """
+    template = from_jinja(tokenizer) if tokenizer.chat_template else None
+    stops = None if template is not None else [tokenizer.eos_token]
+    known = bool(tokenizer.chat_template)
+    tokenizer._ollama_modelfile = modelfile(MODELFILE_GGUF, template, num_ctx=num_ctx, stops=stops) if known else None
+
+
+def save_pretrained_gguf(
+    model: Any,
+    save_directory: str | Path,
+    tokenizer: Any,
+    quantization_method: str | Sequence[str] = "q8_0",
+    *,
+    system: str | None = None,
+    proof: bool = True,
+) -> list[Exported]:
+    """Write GGUF files and their Modelfiles into ``save_directory``, and compare each with this model.
+
+    Args:
+        quantization_method: one name or several, such as "q4_k_m" or ["f16", "q8_0"].
+        system: a system message for the Modelfile.
+        proof: compare in llama.cpp; where it is not installed, the files are written and that is said.
+
+    Raises:
+        ProofFailed: a file is not the trained model.
+        ExportError: an architecture or template that cannot be written.
+    """
+    quants = [quantization_method] if isinstance(quantization_method, str) else list(quantization_method)
+    template = from_jinja(tokenizer) if tokenizer.chat_template else None
+    if not tokenizer.chat_template:
+        warn("no chat template is exported: the rows used none, or none was found; prompts are continued as they are")
+    context = getattr(model, "max_seq_length", None)
+    with tempfile.TemporaryDirectory() as scratch:
+        tokenizer.save_pretrained(scratch)
+        written = write_exports(
+            LiveSource(model, Path(scratch)),
+            scratch,
+            save_directory,
+            quants,
+            name=Path(save_directory).resolve().name,
+            template=template,
+            chat_template=tokenizer.chat_template or "",
+            system=system,
+            num_ctx=context,
+        )
+    tokenizer._ollama_modelfile = written[0].modelfile.read_text(encoding="utf-8")
+    if proof:
+        _prove(model, tokenizer, written)
+    return written
+
+
+def _prove(model: Any, tokenizer: Any, written: Sequence[Exported]) -> None:
+    training = model.training
+    model.eval()
+    try:
+        for item in written:
+            verdict = verify_gguf(item.gguf, model, tokenizer)
+            notice(
+                f"{item.gguf.name}: tokens {'identical' if verdict.tokens_identical else 'DIFFERENT'}, mean KL "
+                f"{verdict.kl_mean:.1e}, top-1 {verdict.top1_agreement:.0%} over {verdict.positions} positions",
+            )
+            if not verdict.passed:
+                raise ProofFailed(f"{item.gguf} is not the trained model", fix="do not use it; see its .verify.json")
+    except Unproved as reason:
+        warn(str(reason))
+    finally:
+        model.train(training)
+
+
+def save_pretrained_merged(
+    model: Any,
+    save_directory: str | Path,
+    tokenizer: Any = None,
+    save_method: str = "merged_16bit",
+) -> None:
+    """Write the model with its adapter merged (16-bit safetensors), or the adapter alone (``save_method="lora"``)."""
+    folder = Path(save_directory)
+    if folder.is_file():
+        raise OutputError(f"{folder} is a file", "a folder")
+    if save_method == "lora":
+        model.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+        return
+    if save_method not in ("merged_16bit", "merged"):
+        raise WhetError(f"save_method {save_method!r}", "merged_16bit or lora (merged_4bit is not supported yet)")
+    with tempfile.TemporaryDirectory() as scratch:
+        if tokenizer is not None:
+            tokenizer.save_pretrained(scratch)
+        source = LiveSource(model, Path(scratch))
+        write_merged(source, folder, tokenizer_dir=Path(scratch) if tokenizer is not None else None)
+
+
+def _bind(model: Any) -> None:
+    """Give this instance the saving methods that readers expect."""
+    model.save_pretrained_gguf = MethodType(save_pretrained_gguf, model)
+    model.save_pretrained_merged = MethodType(save_pretrained_merged, model)
+
+
+def _checkpointing(model: Any, asked: bool | str) -> None:
+    """Recompute activations in the backward where asked. "auto" and "unsloth" do so on a GPU only."""
+    if asked not in (True, False, "auto", "unsloth"):
+        raise WhetError(f"use_gradient_checkpointing {asked!r}", 'True, False, "auto" or "unsloth"')
+    wanted = asked is True or (asked in ("auto", "unsloth") and runtime.device().type == "cuda")
+    if wanted:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+
+
+def _refuse(unknown: dict[str, Any], function: Any) -> None:
+    code = function.__code__
+    refuse_unknown(unknown, list(code.co_varnames[: code.co_argcount]), function.__name__)
+
+
+__all__ = [
+    "FastLanguageModel",
+    "SFTConfig",
+    "SFTTrainer",
+    "describe_template",
+    "is_bfloat16_supported",
+    "save_pretrained_gguf",
+    "save_pretrained_merged",
+]
