@@ -100,7 +100,11 @@ def test_opening_and_closing_at_once_does_not_hang(gguf_file: Path) -> None:
 
 def test_files_are_checked_before_llamacpp_sees_them(tmp_path: Path) -> None:
     (tmp_path / "text.gguf").write_text("not a model")
-    for path, word in ((tmp_path / "none.gguf", "no file"), (tmp_path, "no file"), (tmp_path / "text.gguf", "not a GGUF")):
+    for path, word in (
+        (tmp_path / "none.gguf", "no file"),
+        (tmp_path, "no file"),
+        (tmp_path / "text.gguf", "not a GGUF"),
+    ):
         with pytest.raises(ModelError, match=word):
             check_gguf(path)
 

@@ -14,9 +14,9 @@ def ggml_encode(weight: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarr
 
     library = ctypes.CDLL(extension.__file__)
     library.ggml_quantize_chunk.restype = ctypes.c_size_t
-    library.ggml_quantize_chunk.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [
-        ctypes.c_void_p
-    ]
+    library.ggml_quantize_chunk.argtypes = (
+        [ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p] + [ctypes.c_int64] * 3 + [ctypes.c_void_p]
+    )
     weight = np.ascontiguousarray(weight, dtype=np.float32)
     encoded = np.empty(gguf.quant_shape_to_byte_shape(weight.shape, kind), dtype=np.uint8)
     library.ggml_quantize_init(int(kind))

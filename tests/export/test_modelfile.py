@@ -16,7 +16,7 @@ AWKWARD = [
     '""',
     '"""',
     '"""docstring""" and on',
-    "ends in a quote\"",
+    'ends in a quote"',
     "two\nlines\n",
     "\n leading and trailing \n\n",
     "# not a comment",
@@ -54,7 +54,9 @@ def test_every_text_comes_back_or_is_refused(text: str) -> None:
     assert read_modelfile(f"SYSTEM {value}\nPARAMETER num_ctx 5\n") == [("system", text), ("num_ctx", "5")]
 
 
-@pytest.mark.parametrize(("text", "word"), [('a"""\nb', '"""'), ("no\u00a0break", "U\\+00A0"), ("family 👨\u200d👩", "U\\+200D")])
+@pytest.mark.parametrize(
+    ("text", "word"), [('a"""\nb', '"""'), ("no\u00a0break", "U\\+00A0"), ("family 👨\u200d👩", "U\\+200D")]
+)
 def test_what_ollama_would_change_is_refused_with_the_reason(text: str, word: str) -> None:
     with pytest.raises(ExportError, match=f"the system message.*{word}"):
         modelfile("m.gguf", None, system=text)

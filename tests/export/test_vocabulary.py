@@ -16,7 +16,7 @@ from whet.errors import ExportError
 from whet.export import vocabulary
 from whet.export.gguf import write_gguf
 from whet.export.tensors import CheckpointSource
-from whet.export.vocabulary import PRE_TOKENIZERS, pre_tokenizer_name, read_chat_template, read_vocabulary
+from whet.export.vocabulary import PRE_TOKENIZERS, pre_tokenizer_name, read_vocabulary
 from whet.llamacpp import LlamaServer
 
 TEXTS = [
@@ -98,29 +98,34 @@ def test_what_llamacpp_would_read_differently_is_refused(tmp_path: Path) -> None
     with pytest.raises(ExportError, match="rows"):
         read_vocabulary(tmp_path, len(tokenizer) - 1)
     core = json.loads((tmp_path / "tokenizer.json").read_text())
-    core["pre_tokenizer"] = {"type": "Whitespace"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(core | {"pre_tokenizer": {"type": "Whitespace"}}))
     with pytest.raises(ExportError, match="no name in llama"):
-        pre_tokenizer_name(core)
-    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings | {"eos_token": None}))
-    with pytest.raises(ExportError, match="eos_token"):
         read_vocabulary(tmp_path, 600)
-    core["decoder"] = {"type": "Metaspace"}
-    (tmp_path / "tokenizer.json").write_text(json.dumps(core))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(core | {"decoder": {"type": "Fuse"}}))
     with pytest.raises(ExportError, match="byte-level"):
         read_vocabulary(tmp_path, 600)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(core))
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings.pop("eos_token")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ExportError, match="eos_token"):
+        read_vocabulary(tmp_path, 600)
+
+
+def test_the_rule_is_the_one_that_transformers_uses(tiny_qwen2_dir: Path) -> None:
+    """The file says GPT-2's rule; beside a Qwen2 config transformers 5 loads it with Qwen2's."""
+    assert pre_tokenizer_name(json.loads((tiny_qwen2_dir / "tokenizer.json").read_text())) == "gpt-2"
+    assert read_vocabulary(tiny_qwen2_dir, 400).pre == "qwen2"
 
 
 def test_chat_template_in_either_place(tiny_llama_dir: Path, tmp_path: Path) -> None:
-    from transformers import AutoTokenizer
-
-    want = AutoTokenizer.from_pretrained(tiny_llama_dir).chat_template
-    assert read_chat_template(tiny_llama_dir) == want
+    want = read_vocabulary(tiny_llama_dir, 400).chat_template
+    assert want == (tiny_llama_dir / "chat_template.jinja").read_text()
     older = shutil.copytree(tiny_llama_dir, tmp_path / "older")
     (older / "chat_template.jinja").unlink()
-    assert read_chat_template(older) is None
+    assert read_vocabulary(older, 400).chat_template is None
     settings = json.loads((older / "tokenizer_config.json").read_text())
     several = [{"name": "tool_use", "template": "no"}, {"name": "default", "template": want}]
     for saved in (want, several):
         (older / "tokenizer_config.json").write_text(json.dumps(settings | {"chat_template": saved}))
-        assert read_chat_template(older) == want
+        assert read_vocabulary(older, 400).chat_template == want

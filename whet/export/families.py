@@ -49,6 +49,7 @@ FAMILIES: dict[str, Family] = {
     "MistralForCausalLM": Family(gguf.MODEL_ARCH.LLAMA, _pair_rotary_rows),
     "Qwen2ForCausalLM": Family(gguf.MODEL_ARCH.QWEN2, _unchanged),
 }
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")  # llama3 is a tensor, see rope_factors
 
 
 def family_of(config: Config) -> Family:
@@ -68,6 +69,9 @@ def family_of(config: Config) -> Family:
     activation = config.get("hidden_act", "silu")
     if activation != "silu":
         raise ExportError(f"{name} with hidden_act {activation}", "silu, the only one that llama.cpp has here")
+    kind = _rope(config)["rope_type"]
+    if kind not in ROPE_TYPES:
+        raise ExportError(f"rotary embeddings of the type {kind}", f"one of {', '.join(ROPE_TYPES)}")
     return FAMILIES[name]
 
 
@@ -126,8 +130,6 @@ def _add_rope(writer: gguf.GGUFWriter, rope: Config, config: Config) -> None:
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(rope["factor"])
         writer.add_rope_scaling_orig_ctx_len(original)
-    elif kind not in ("default", "llama3"):  # llama3 is a tensor, see rope_factors
-        raise ExportError(f"rotary embeddings of the type {kind}", "one of default, linear, llama3, yarn")
 
 
 def rope_factors(config: Config) -> torch.Tensor | None:

@@ -13,8 +13,9 @@ from whet.errors import ExportError
 from whet.export.gguf import write_gguf
 from whet.export.modelfile import HEADER, Template, modelfile
 from whet.export.recipes import quant_name
-from whet.export.tensors import TensorSource
-from whet.export.vocabulary import read_chat_template, read_vocabulary
+from whet.export.tensors import EMBEDDING, TensorSource
+from whet.export.verify import verdict_path
+from whet.export.vocabulary import read_vocabulary
 
 STEM = "model"
 _FROM = re.compile(r"^FROM (?:\"\"\")?\./(?P<file>.+\.(?P<quant>[a-z0-9_]+)\.gguf)(?:\"\"\")?$", re.MULTILINE)
@@ -66,9 +67,10 @@ def write_exports(
     if not wanted:
         raise ExportError("no quantisation named", "for example q8_0")
     target = Path(out_dir)
+    vocabulary = read_vocabulary(tokenizer_dir, source.shape(EMBEDDING)[0])
     stops = template.stops if template is not None else ()
     if chat_template is None:
-        chat_template = template.jinja() if template is not None else read_chat_template(tokenizer_dir) or ""
+        chat_template = template.jinja() if template is not None else vocabulary.chat_template or ""
     if system is not None and template is None and not chat_template:
         raise ExportError("a system message was given, but the model has no chat template", fix="leave it out")
     texts = {  # made first: a Modelfile that cannot be written shows before the long work
@@ -77,7 +79,7 @@ def write_exports(
             template,
             system=system,
             num_ctx=num_ctx,
-            stops=stops or _eos_stop(tokenizer_dir, source),
+            stops=stops or (vocabulary.tokens[vocabulary.eos_id],),
             temperature=temperature,
             license=license,
         )
@@ -102,6 +104,8 @@ def write_exports(
             if len(wanted) > 1 or others:
                 write_text_atomic(stage / f"Modelfile.{quant}", texts[quant])
         write_text_atomic(stage / "Modelfile", texts[wanted[0]])
+    for quant in wanted:  # a verdict on the file that was here before says nothing about this one
+        verdict_path(target / f"{stem}.{quant}.gguf").unlink(missing_ok=True)
     return [_exported(target, stem, quant, wanted[0]) for quant in wanted]
 
 
@@ -110,11 +114,6 @@ def _exported(folder: Path, stem: str, quant: str, first: str) -> Exported:
     file = folder / f"{stem}.{quant}.gguf"
     place = folder / "Modelfile" if quant == first and not own.is_file() else own
     return Exported(quant, file, place, file.stat().st_size)
-
-
-def _eos_stop(tokenizer_dir: Path | str, source: TensorSource) -> tuple[str, ...]:
-    vocabulary = read_vocabulary(tokenizer_dir, source.config["vocab_size"])
-    return (vocabulary.tokens[vocabulary.eos_id],)
 
 
 def _keep_other_modelfiles(folder: Path, replaced: set[str]) -> bool:

@@ -1,4 +1,7 @@
-"""A byte-level BPE tokenizer (``tokenizer.json``) as GGUF's ``tokenizer.ggml.*`` metadata.
+"""A byte-level BPE tokenizer as GGUF's ``tokenizer.ggml.*`` metadata.
+
+The tokenizer is taken as transformers loads it, not as ``tokenizer.json`` has it: for some families transformers 5 puts
+the splitting rule of the family in the place of the file's, and that is what the model was trained with.
 
 llama.cpp splits text by a named rule before it merges. The name is found from the tokenizer's own splitting steps;
 a tokenizer whose steps have no name is refused, for it would be read differently.
@@ -12,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
-from tokenizers import Tokenizer
+from transformers import AutoTokenizer
 
 from whet.errors import ExportError
 
@@ -63,41 +66,32 @@ def read_vocabulary(tokenizer_dir: Path | str, size: int, eot_token: str | None 
     Raises:
         ExportError: no tokenizer there, another kind than byte-level BPE, more tokens than rows, or no eos token.
     """
-    folder = Path(tokenizer_dir)
-    core, settings = _read_files(folder)
-    tokens, types = _tokens(core, size, folder)
+    tokenizer, core = _load(Path(tokenizer_dir))
+    tokens, types = _tokens(core, size, Path(tokenizer_dir))
     ids = {token: number for number, token in enumerate(tokens)}
-    eos = _token_text(settings, "eos_token")
-    if eos is None or eos not in ids:
-        raise ExportError(f"the tokenizer in {folder} has no eos_token", "a token that ends the answer")
-    bos = ids.get(_token_text(settings, "bos_token") or "")
-    add_bos, add_eos = _added_around(folder, bos, ids[eos])
+    if tokenizer.eos_token not in ids:
+        raise ExportError(f"the tokenizer in {tokenizer_dir} has no eos_token", "a token that ends the answer")
+    bos, eos = ids.get(tokenizer.bos_token), ids[tokenizer.eos_token]
     eot = ids.get(eot_token) if eot_token else None
+    around = tokenizer("a")["input_ids"]  # what it puts around a text by itself: asked, not parsed
     return Vocabulary(
         tokens=tokens,
         types=types,
         merges=[pair if isinstance(pair, str) else " ".join(pair) for pair in core["model"]["merges"]],
         pre=pre_tokenizer_name(core),
         bos_id=bos,
-        eos_id=ids[eos],
-        pad_id=ids.get(_token_text(settings, "pad_token") or ""),
-        eot_id=None if eot == ids[eos] else eot,
-        add_bos=add_bos,
-        add_eos=add_eos,
-        chat_template=read_chat_template(folder),
+        eos_id=eos,
+        pad_id=ids.get(tokenizer.pad_token),
+        eot_id=None if eot == eos else eot,
+        add_bos=bos is not None and around[:1] == [bos],
+        add_eos=around[-1:] == [eos],
+        chat_template=_chat_template(tokenizer),
     )
 
 
-def read_chat_template(tokenizer_dir: Path | str) -> str | None:
-    """The Jinja chat template saved with a tokenizer, or None."""
-    folder = Path(tokenizer_dir)
-    file = folder / "chat_template.jinja"
-    if file.is_file():
-        return file.read_text(encoding="utf-8")
-    saved = _settings(folder).get("chat_template")
-    if isinstance(saved, list):  # several, by name
-        saved = {entry["name"]: entry["template"] for entry in saved}.get("default")
-    return saved or None
+def _chat_template(tokenizer: Any) -> str | None:
+    template = tokenizer.chat_template
+    return template.get("default") if isinstance(template, dict) else template  # several, by name
 
 
 def pre_tokenizer_name(core: dict[str, Any]) -> str:
@@ -150,16 +144,15 @@ def add_vocabulary(writer: gguf.GGUFWriter, vocabulary: Vocabulary, chat_templat
         writer.add_chat_template(chat_template)
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    file = folder / "tokenizer_config.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-
-
-def _read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    file = folder / "tokenizer.json"
-    if not file.is_file():
+def _load(folder: Path) -> tuple[Any, dict[str, Any]]:
+    """The tokenizer, and its parts in the form of a ``tokenizer.json``."""
+    if not (folder / "tokenizer.json").is_file():
         raise ExportError(f"no tokenizer.json in {folder}", "the folder of a fast tokenizer")
-    core = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ExportError(f"the tokenizer in {folder} does not load: {error}", "a complete tokenizer") from error
+    core = json.loads(tokenizer.backend_tokenizer.to_str())
     kind = core["model"].get("type")
     if kind != "BPE" or (core.get("decoder") or {}).get("type") != "ByteLevel":
         raise ExportError(
@@ -167,7 +160,7 @@ def _read_files(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             "byte-level BPE (as in Llama 3, Qwen, SmolLM and the starter)",
             "export the model as merged safetensors instead",
         )
-    return core, _settings(folder)
+    return tokenizer, core
 
 
 def _tokens(core: dict[str, Any], size: int, folder: Path) -> tuple[list[str], list[int]]:
@@ -191,14 +184,3 @@ def _tokens(core: dict[str, Any], size: int, folder: Path) -> tuple[list[str], l
             tokens.append(f"[PAD{number}]")
             types.append(gguf.TokenType.UNUSED)
     return tokens, types
-
-
-def _token_text(settings: dict[str, Any], key: str) -> str | None:
-    value = settings.get(key)
-    return value.get("content") if isinstance(value, dict) else value
-
-
-def _added_around(folder: Path, bos: int | None, eos: int) -> tuple[bool, bool]:
-    """Whether the tokenizer itself puts a beginning and an end token around a text: asked, not parsed."""
-    ids = Tokenizer.from_file(str(folder / "tokenizer.json")).encode("a").ids
-    return bos is not None and ids[:1] == [bos], ids[-1:] == [eos]
