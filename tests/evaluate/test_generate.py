@@ -12,7 +12,7 @@ from whet.models.load import load_for_inference
 from whet.sample.rows import heldout_rows
 
 NEAR = 0.01  # logits: closer than this, float rounding may choose either token
-QUESTIONS = [row.question for row in heldout_rows()[:14]]
+QUESTIONS = [row.question for row in heldout_rows()[:8]]
 RAGGED = ["Hi", *QUESTIONS, "List every name. " * 20, "二" * 30, "SELECT"]
 
 
@@ -44,8 +44,8 @@ def test_batches_equal_one_by_one_on_ragged_prompts(starter):
     assert len({len(prompt) for prompt in prompts}) > 10
     stops = stop_ids(model, tokenizer)
     same = 0
-    for prompt, batched in zip(prompts, greedy_ids(model, tokenizer, prompts, 24, batch_size=5), strict=True):
-        alone = _alone(model, stops, prompt, 24)
+    for prompt, batched in zip(prompts, greedy_ids(model, tokenizer, prompts, 16, batch_size=5), strict=True):
+        alone = _alone(model, stops, prompt, 16)
         first = next((i for i, pair in enumerate(zip(alone, batched, strict=False)) if pair[0] != pair[1]), None)
         if first is None:
             first = None if len(alone) == len(batched) else min(len(alone), len(batched))

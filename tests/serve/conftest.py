@@ -5,12 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from whet import console
 from whet.export.adapter import resolve_source
 from whet.export.gguf import write_gguf
 from whet.models.load import load_for_inference
 from whet.serve.backends import TorchBackend
+
+
+@pytest.fixture(autouse=True, scope="package")
+def one_thread():
+    """On a busy machine, the threads of such small models wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
