@@ -45,7 +45,7 @@ def _chunked(
 ) -> torch.Tensor:
     """The plain form, by autograd."""
     total = hidden_ND.new_zeros((), dtype=_wide(hidden_ND.dtype))
-    for start in range(0, len(targets_N), CHUNK_ROWS):
+    for start in range(0, max(1, len(targets_N)), CHUNK_ROWS):  # once without rows too: zero, with zero gradients
         logits_NV = head(hidden_ND[start : start + CHUNK_ROWS])
         part = F.cross_entropy(logits_NV.to(total.dtype), targets_N[start : start + CHUNK_ROWS], reduction="sum")
         total = total + part

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -131,7 +132,7 @@ def _with_adapter(model: Any, folder: Path, trainable: bool) -> Any:
 
     try:
         wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the adapter in {folder} does not load: {_first_line(error)}", "a PEFT adapter") from error
     save_offline(wrapped)
     return wrapped
@@ -140,7 +141,7 @@ def _with_adapter(model: Any, folder: Path, trainable: bool) -> Any:
 def _from_pretrained(kind: Any, name: str, options: dict[str, Any]) -> Any:
     try:
         return kind.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         local = Path(name).is_dir()
         if local:
             raise ModelError(f"{name} does not load: {_first_line(error)}", "a complete checkpoint folder") from error
