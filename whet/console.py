@@ -23,6 +23,7 @@ from whet.errors import OutputError
 
 PLAIN_LINE_SECONDS = 5.0  # without a terminal: at most one progress line in this time
 PLAIN_TABLE_WIDTH = 160  # columns of a table that is not drawn on a terminal
+TORCH_WRITE_FAILED = ("inline_container.cc", "iostream error")  # how torch.save says so: at its end, or before
 
 _said: set[str] = set()
 
@@ -277,10 +278,15 @@ def output_errors(path: Path | str) -> Iterator[None]:
 def as_output_error(error: BaseException, path: Path | str | None = None) -> OutputError | None:
     """The :class:`OutputError` that says what ``error`` means, or None when it is no output problem.
 
-    safetensors and pyarrow wrap the system's error in types of their own and keep only its text.
+    safetensors and pyarrow wrap the system's error in types of their own and keep only its text; torch keeps not
+    even that.
     """
     code = error.errno if isinstance(error, OSError) else None
     place = path if path is not None else getattr(error, "filename", None) or "the output folder"
+    if isinstance(error, RuntimeError) and any(mark in str(error) for mark in TORCH_WRITE_FAILED):
+        return OutputError(
+            f"cannot write {place}: the disk is probably full", fix="free some space, or name another --out"
+        )
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return OutputError(f"the disk is full: cannot write {place}", fix="free some space, or name another --out")
     if code in (errno.EACCES, errno.EPERM, errno.EROFS):

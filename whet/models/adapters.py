@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -65,7 +67,8 @@ def add_lora(
     with torch.random.fork_rng(devices=_cuda_devices()):
         torch.manual_seed(seed)
         try:
-            wrapped = get_peft_model(model, config)
+            with quiet_peft():
+                wrapped = get_peft_model(model, config)
         except ValueError as error:
             names = sorted({name.rsplit(".", 1)[-1] for name, part in model.named_modules() if _is_linear(part)})
             raise ModelError(
@@ -75,6 +78,14 @@ def add_lora(
     trained, total = parameter_counts(wrapped)
     notice(f"training {trained:,} of {total:,} parameters ({100 * trained / total:.2f}%)", key="lora size")
     return wrapped
+
+
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """PEFT reads a property that transformers will rename: nothing that a user can act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
 
 
 def save_offline(model: Any) -> None:

@@ -15,7 +15,7 @@ from transformers.utils import logging
 from whet import runtime
 from whet.console import notice
 from whet.errors import ModelError
-from whet.models.adapters import save_offline
+from whet.models.adapters import quiet_peft, save_offline
 from whet.models.names import EXPECTED, STARTER, locate
 
 
@@ -131,7 +131,8 @@ def _with_adapter(model: Any, folder: Path, trainable: bool) -> Any:
     from peft import PeftModel
 
     try:
-        wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        with quiet_peft():
+            wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the adapter in {folder} does not load: {_first_line(error)}", "a PEFT adapter") from error
     save_offline(wrapped)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ def training_arguments(config: RunConfig, folder: Path, items: int) -> TrainingA
     per_epoch = math.ceil(math.ceil(items / config.micro_batch_size) / config.gradient_accumulation_steps)
     total = config.max_steps or math.ceil(per_epoch * config.num_epochs)
     bf16, fp16 = mixed_precision(config.bf16, config.fp16)
-    checkpointing = bool(config.gradient_checkpointing)
     return TrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=config.micro_batch_size,
@@ -39,8 +39,6 @@ def training_arguments(config: RunConfig, folder: Path, items: int) -> TrainingA
         max_grad_norm=config.max_grad_norm,
         bf16=bf16,
         fp16=fp16,
-        gradient_checkpointing=checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if checkpointing else None,
         logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,
         save_total_limit=config.save_total_limit,
@@ -50,9 +48,17 @@ def training_arguments(config: RunConfig, folder: Path, items: int) -> TrainingA
         disable_tqdm=True,
         report_to=config.report_to or "none",
         run_name=config.wandb_name or config.mlflow_run_name or config.trackio_run_name,
+        **(_recompute() if config.gradient_checkpointing else {}),
         **_when("save", config.save_strategy, config.save_steps, config.saves_per_epoch, per_epoch, "epoch"),
         **_when("eval", config.eval_strategy, config.eval_steps, config.evals_per_epoch, per_epoch, _eval(config)),
     )
+
+
+def _recompute() -> dict[str, Any]:
+    """The switch for gradient checkpointing: transformers 5.23 has a new name for it and warns of the old one."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    name = "activation_checkpointing" if "activation_checkpointing" in known else "gradient_checkpointing"
+    return {name: True, f"{name}_kwargs": {"use_reentrant": False}}
 
 
 def _eval(config: RunConfig) -> str:

@@ -41,6 +41,16 @@ def remove_incomplete(folder: Path) -> None:
             shutil.rmtree(candidate, ignore_errors=True)
 
 
+def set_aside(folder: Path) -> None:
+    """Rename the checkpoints of an earlier run, so that none of them passes for one of the run that starts now."""
+    if not _checkpoints(folder):
+        return
+    aside = folder.with_name(f"{folder.name}-before")
+    shutil.rmtree(aside, ignore_errors=True)
+    folder.rename(aside)
+    notice(f"the checkpoints of the run before are in {aside} now; --resume would have gone on from them")
+
+
 def _checkpoints(folder: Path) -> list[Path]:
     """By step, oldest first."""
     found = [p for p in folder.glob(f"{PREFIX}*") if p.is_dir() and p.name.removeprefix(PREFIX).isdigit()]

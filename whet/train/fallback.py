@@ -8,9 +8,24 @@ from typing import Any
 from whet import runtime
 from whet.console import notice
 
-NEED_BITSANDBYTES = ("adamw_8bit", "adamw_bnb_8bit", "paged_adamw", "paged_adamw_32bit", "paged_adamw_8bit", "lion_8bit",
-                     "lion_32bit", "paged_lion_8bit", "paged_lion_32bit", "rmsprop_bnb", "rmsprop_bnb_8bit",
-                     "rmsprop_bnb_32bit", "ademamix", "ademamix_8bit", "paged_ademamix_32bit", "paged_ademamix_8bit")  # fmt: skip
+NEED_BITSANDBYTES = (
+    "adamw_8bit",
+    "adamw_bnb_8bit",
+    "paged_adamw",
+    "paged_adamw_32bit",
+    "paged_adamw_8bit",
+    "lion_8bit",
+    "lion_32bit",
+    "paged_lion_8bit",
+    "paged_lion_32bit",
+    "rmsprop_bnb",
+    "rmsprop_bnb_8bit",
+    "rmsprop_bnb_32bit",
+    "ademamix",
+    "ademamix_8bit",
+    "paged_ademamix_32bit",
+    "paged_ademamix_8bit",
+)
 PLAIN = "adamw_torch"
 
 

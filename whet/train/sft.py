@@ -30,7 +30,7 @@ from whet.models.adapters import ALL_LINEAR, add_lora
 from whet.models.load import context_length, load_model
 from whet.models.names import STARTER
 from whet.train.arguments import training_arguments
-from whet.train.checkpoint import newest_complete
+from whet.train.checkpoint import newest_complete, set_aside
 from whet.train.manifest import write_manifest
 from whet.train.template import choose_template, settle_template
 from whet.train.trainer import WhetTrainer
@@ -97,6 +97,7 @@ def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
         notice(f"going on from {checkpoint}" if checkpoint else f"no complete checkpoint in {run}: starting afresh")
     if checkpoint is None:
         (run / "metrics.jsonl").unlink(missing_ok=True)
+        set_aside(run / "checkpoints")
     began = time.monotonic()
     output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     result = RunResult(

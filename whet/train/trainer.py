@@ -1,7 +1,8 @@
-"""transformers' Trainer with exact token accounting: the loss of a step is its sum over trained tokens / their number."""
+"""transformers' Trainer with exact token accounting: a step's loss is its sum over trained tokens / their number."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -148,8 +149,8 @@ class WhetTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Refuse to go on with a loss that is not a number."""
         super().log(logs, start_time)
-        loss = logs.get("loss")
-        if loss is not None and loss != loss:
+        loss = logs.get("loss", logs.get("train_loss"))  # the second one ends a run that logged no step
+        if loss is not None and not math.isfinite(loss):
             raise TrainingError(
                 f"the loss is not a number at step {self.state.global_step}",
                 "a finite loss",

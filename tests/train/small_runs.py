@@ -1,0 +1,35 @@
+"""Rows, processes and figures of the small runs that the tests of training share."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+STEPS = 6
+NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def question(a: int, b: int) -> dict[str, str]:
+    """A row whose length depends on its numbers, so that rows, batches and bins are uneven."""
+    words = " ".join([*[NUMBERS[a]] * (1 + b % 3), "and", NUMBERS[b]])
+    return {"prompt": f"Question: {words}?\nAnswer:\n", "completion": " ".join([str(a + b), *[NUMBERS[b]] * (a % 4)])}
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """``whet ...`` in a process of its own, with one thread, so that equal runs give equal bits."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "whet.cli.main", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    """The lines of ``metrics.jsonl``."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
