@@ -1,0 +1,86 @@
+"""Facts about the machine, seeds and versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import subprocess
+import sys
+from importlib.metadata import version
+
+import numpy as np
+import pytest
+import torch
+
+from whet import runtime
+
+on_cpu = pytest.mark.skipif(runtime.device().type != "cpu", reason="about machines without a GPU")
+
+
+def test_the_seed_decides_all_three_generators() -> None:
+    def draw(seed: int) -> tuple[float, float, float]:
+        runtime.seed_everything(seed)
+        return random.random(), float(np.random.rand()), torch.rand(1).item()
+
+    first = draw(7)
+    assert draw(7) == first
+    assert all(a != b for a, b in zip(first, draw(8), strict=True))
+
+
+def test_a_seed_beyond_32_bits_is_taken() -> None:
+    runtime.seed_everything(2**40 + 1)
+
+
+@on_cpu
+@pytest.mark.parametrize("asked", [None, torch.float32, torch.bfloat16, torch.float16])
+def test_a_cpu_holds_float32(asked: torch.dtype | None) -> None:
+    dtype, reason = runtime.weight_dtype(asked)
+    assert dtype == torch.float32
+    assert ("slow on a CPU" in reason) == (asked in (torch.bfloat16, torch.float16))
+
+
+@on_cpu
+def test_a_cpu_has_no_bfloat16() -> None:
+    assert runtime.bf16_supported() is False
+
+
+@pytest.mark.gpu
+def test_a_gpu_holds_what_it_is_asked_for() -> None:
+    assert runtime.device().type == "cuda"
+    assert runtime.weight_dtype(torch.float16).dtype == torch.float16
+    assert (runtime.weight_dtype().dtype == torch.bfloat16) == runtime.bf16_supported()
+
+
+def test_installed_does_not_import() -> None:
+    code = (
+        "import sys; from whet import runtime; "
+        "print(runtime.installed('torch'), runtime.installed('of_nobody'), 'torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False", "False"]
+
+
+def test_versions() -> None:
+    found = runtime.versions()
+    assert found["whet"] == version("whet") and found["python"] == platform.python_version()
+    assert found["torch"] == version("torch")
+    assert all(isinstance(text, str) and text for text in found.values())
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system pins no process")
+def test_cores_are_those_that_this_process_may_use() -> None:
+    mine = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(mine)})
+        assert runtime.cores() == 1
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert runtime.cores() == len(mine)
+
+
+def test_device_facts_are_words() -> None:
+    facts = runtime.device_facts()
+    assert {"system", "cores", "device", "number format"} <= facts.keys()
+    assert facts["device"] == runtime.device().type and platform.system() in facts["system"]
+    assert all(isinstance(text, str) and text for text in facts.values())
