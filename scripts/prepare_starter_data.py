@@ -153,7 +153,9 @@ def main() -> None:
         rng.shuffle(texts)
         if name not in valid:
             valid[name], sources[name] = texts[: len(texts) // HOLD_OUT], texts[len(texts) // HOLD_OUT :]
-    sample = [t for name, texts in sources.items() for t in texts[: len(texts) if name in ("corpus", "gsm8k") else 8000]]
+    sample = [
+        t for name, texts in sources.items() for t in texts[: len(texts) if name in ("corpus", "gsm8k") else 8000]
+    ]
     train_tokenizer(sample, args.out / "tokenizer")
     stats, train = {}, []
     for name, texts in sources.items():

@@ -56,7 +56,12 @@ class Layer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(d, eps)
         line = lambda i, o: nn.Linear(i, o, bias=False)  # noqa: E731
         self.self_attn = nn.ModuleDict(
-            {"q_proj": line(d, heads * k), "k_proj": line(d, groups * k), "v_proj": line(d, groups * k), "o_proj": line(heads * k, d)}
+            {
+                "q_proj": line(d, heads * k),
+                "k_proj": line(d, groups * k),
+                "v_proj": line(d, groups * k),
+                "o_proj": line(heads * k, d),
+            }
         )
         self.mlp = nn.ModuleDict({"gate_proj": line(d, f), "up_proj": line(d, f), "down_proj": line(f, d)})
 
@@ -78,7 +83,14 @@ class Model(nn.Module):
         s, d, eps = SHAPE, int(SHAPE["hidden_size"]), float(SHAPE["rms_norm_eps"])
         self.embed_tokens = nn.Embedding(int(s["vocab_size"]), d)
         self.layers = nn.ModuleList(
-            Layer(d, int(s["intermediate_size"]), int(s["num_attention_heads"]), int(s["num_key_value_heads"]), int(s["head_dim"]), eps)
+            Layer(
+                d,
+                int(s["intermediate_size"]),
+                int(s["num_attention_heads"]),
+                int(s["num_key_value_heads"]),
+                int(s["head_dim"]),
+                eps,
+            )
             for _ in range(int(s["num_hidden_layers"]))
         )
         self.norm = nn.RMSNorm(d, eps)
@@ -145,7 +157,9 @@ def save(model: Model, data: Path, out: Path, facts: dict[str, object]) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(data / "tokenizer")
     eos, pad = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|pad|>"])
-    config = LlamaConfig(**SHAPE, rope_theta=ROPE_THETA, tie_word_embeddings=True, bos_token_id=None, eos_token_id=eos, pad_token_id=pad)
+    config = LlamaConfig(
+        **SHAPE, rope_theta=ROPE_THETA, tie_word_embeddings=True, bos_token_id=None, eos_token_id=eos, pad_token_id=pad
+    )
     final = LlamaForCausalLM(config)
     missing, unexpected = final.model.load_state_dict(model.state_dict(), strict=False)
     if missing or unexpected:
@@ -210,7 +224,12 @@ def main() -> None:
             if step % 500 == 0:
                 print(f"step {step}/{steps} loss {curve[-1]['loss']:.3f} {rate / 1e6:.2f}M tokens/s", flush=True)
             if time.time() - began > args.seconds and step < steps - 1:
-                kept = {"model": model.state_dict(), "opts": [o.state_dict() for o in opts], "step": step + 1, "curve": curve}
+                kept = {
+                    "model": model.state_dict(),
+                    "opts": [o.state_dict() for o in opts],
+                    "step": step + 1,
+                    "curve": curve,
+                }
                 torch.save(kept, state)
                 print(f"stopped at step {step + 1} of {steps}; the same command goes on", flush=True)
                 return

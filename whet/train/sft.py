@@ -236,9 +236,12 @@ def _save(run: Path, model: Any, tokenizer: Any, adapter: bool) -> None:
 
 
 def _claim(run: Path) -> None:
-    """The run folder, proved writable before an hour of work goes into it."""
+    """Prove that the run folder can be written before an hour of work goes into it. Nothing is left behind."""
+    missing = [folder for folder in (run, *run.parents) if not folder.exists()]
     with output_errors(run):
         run.mkdir(parents=True, exist_ok=True)
         probe = run / f".probe-{os.getpid()}"
         probe.touch()
         probe.unlink()
+        for folder in missing:
+            folder.rmdir()

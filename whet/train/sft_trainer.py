@@ -46,9 +46,9 @@ class SFTConfig(TrainingArguments):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        self.bf16, self.fp16 = mixed_precision(self.bf16, self.fp16)
-        name = getattr(self.optim, "value", self.optim)
-        self.optim = optimizer_name(name)
+        asked: Any = self
+        asked.bf16, asked.fp16 = mixed_precision(asked.bf16, asked.fp16)
+        asked.optim = optimizer_name(getattr(asked.optim, "value", asked.optim))
         super().__post_init__()
 
 

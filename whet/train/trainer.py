@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
 from whet.console import MetricsLog, as_output_error, notice
@@ -32,6 +32,8 @@ class WhetTrainer(Trainer):
         metrics: where log lines go; None: nowhere.
         interruptible: let Ctrl-C end the run with a checkpoint.
     """
+
+    control: TrainerControl
 
     def __init__(
         self,
