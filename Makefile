@@ -10,7 +10,7 @@ PYTHON ?= python3
 OUT ?= whet-quickstart
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: -c constraints.txt
+INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --only-binary :all: -c constraints.txt
 
 .PHONY: quickstart test check clean
 .DELETE_ON_ERROR:
