@@ -66,6 +66,16 @@ def installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
+def share_cores() -> None:
+    """Let waiting OpenMP threads sleep instead of spin; effective before torch is imported.
+
+    Small models wait many thousand times a second. With another program on the cores, spinning threads take the time
+    that the working one needs: a training step took 4.9 s spinning and 1.2 s sleeping (docs/experiments.md). A user's
+    own setting stays.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
 def seed_everything(seed: int) -> None:
     """Seed Python, numpy and torch."""
     import numpy

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conftest import THREADS
 
 import whet
 from whet.export.run import ExportReport, export_run
@@ -18,7 +19,7 @@ def report(needs_llamacpp: None, tmp_path_factory: pytest.TempPathFactory) -> Ex
     if not (whet.starter_path() / "config.json").is_file():
         pytest.skip("the starter is not in this checkout")
     out: Path = tmp_path_factory.mktemp("starter") / "gguf"
-    return export_run("starter", out, QUANTS, positions=16)
+    return export_run("starter", out, QUANTS, positions=12, threads=THREADS)
 
 
 def test_every_quantisation_is_proved(report: ExportReport) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from whet.errors import MissingDependency, WhetError
@@ -38,6 +39,8 @@ def entry() -> None:
 def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit code; messages go to stderr."""
     debug = "--debug" in arguments
+    if not debug:  # other libraries' advice to their callers; nothing that a user of whet could act on
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|peft|torch)\b")
     try:
         code = _dispatch([item for item in arguments if item != "--debug"])
         sys.stdout.flush()
@@ -77,6 +80,9 @@ def _dispatch(arguments: list[str]) -> int:
 def _run_verb(name: str, arguments: list[str]) -> int:
     import typer
 
+    from whet.runtime import share_cores
+
+    share_cores()
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command(name, help=VERBS[name])(getattr(importlib.import_module(f"whet.cli.{name}"), name))
     # typer brings its own click or uses the installed one, by version: its public BadParameter leads to either.

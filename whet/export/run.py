@@ -75,6 +75,7 @@ def export_run(
     proof: bool = True,
     positions: int = POSITIONS,
     probes: Sequence[Messages] | None = None,
+    threads: int | None = None,
 ) -> ExportReport:
     """Write the GGUF files and Modelfiles of a trained model, then compare each with the model.
 
@@ -84,6 +85,7 @@ def export_run(
         system: a system message for the Modelfile.
         positions: next-token distributions to compare for each file.
         probes: conversations to compare on; None takes whet's own.
+        threads: CPU threads of llama.cpp; None leaves the choice to it.
 
     Raises:
         ModelError: no model there.
@@ -109,18 +111,19 @@ def export_run(
         temperature=temperature,
     )
     files = [ProvedFile(item.quant, item.gguf, item.modelfile, item.bytes) for item in written]
-    return _prove(files, str(path), positions, probes) if proof else ExportReport(files)
+    return _prove(files, str(path), positions, probes, threads) if proof else ExportReport(files)
 
 
-def _prove(files: list[ProvedFile], path: str, positions: int, probes: Sequence[Messages] | None) -> ExportReport:
+def _prove(
+    files: list[ProvedFile], path: str, positions: int, probes: Sequence[Messages] | None, threads: int | None
+) -> ExportReport:
     try:
         require_llamacpp(files[0].path)
     except Unproved as reason:
         return ExportReport(files, reason)
     model, tokenizer = load_model(path, dtype=torch.float32)
-    return ExportReport(
-        [replace(file, verdict=verify_gguf(file.path, model, tokenizer, probes, positions)) for file in files]
-    )
+    verdicts = [verify_gguf(file.path, model, tokenizer, probes, positions, threads=threads) for file in files]
+    return ExportReport([replace(file, verdict=verdict) for file, verdict in zip(files, verdicts, strict=True)])
 
 
 def _template(tokenizer: Any) -> TurnTemplate | None:
