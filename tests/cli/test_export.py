@@ -1,4 +1,4 @@
-"""``whet export`` shows each file with its verdict, and its exit code is the verdict. Only the writing is replaced."""
+"""``whet export``: each file with its verdict, and an exit code that is the verdict."""
 
 from __future__ import annotations
 
@@ -11,38 +11,52 @@ import pytest
 
 import whet
 from whet.cli import main
-from whet.export.folder import Exported
-from whet.export.verify import Verdict
+from whet.errors import Unproved
+from whet.export.run import ExportReport, ProvedFile
+from whet.export.verify import THRESHOLDS, Verdict
+
+UNPROVED = Unproved("llama.cpp is not installed", fix="pip install 'whet[serve]'")
 
 
-def verdict(passed: bool) -> Verdict:
-    return Verdict("q8_0", True, True, 1.5e-4, 1e-3, 0.992, 0.02, 64, 8, passed, None)  # type: ignore[arg-type]
+def file(passed: bool | None) -> ProvedFile:
+    """A written file that was compared (or, with None, not compared)."""
+    verdict = Verdict("q8_0", True, True, True, 1.5e-4, 1e-3, 0.992, 0.02, 64, 8, bool(passed), THRESHOLDS["q8_0"])
+    return ProvedFile("q8_0", Path("m.gguf"), Path("Modelfile"), 12_000_000, None if passed is None else verdict)
+
+
+def test_a_real_export(tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "gguf"
+    assert main.run(["export", str(tiny_llama_dir), "--quant", "f16, q8_0", "--out", str(out), "--no-proof"]) == 0
+    shown = capsys.readouterr().out
+    names = {path.name for path in out.iterdir()}
+    assert {"Modelfile", "Modelfile.f16", "Modelfile.q8_0"} <= names
+    assert len([name for name in names if name.endswith(".gguf")]) == 2
+    assert all(str(path) in shown for path in out.glob("*.gguf"))
 
 
 @pytest.mark.parametrize(
-    ("verdicts", "options", "code", "shown"),
+    ("report", "options", "code", "shown"),
     [
-        ([verdict(True)], [], 0, "passed"),
-        ([verdict(True), verdict(False)], [], 1, "FAILED"),
-        ([verdict(True), None], [], 3, "unproved"),
-        ([None, verdict(False)], [], 1, "FAILED"),
-        ([None], ["--no-proof"], 0, "not asked for"),
+        (ExportReport([file(True)]), [], 0, "passed"),
+        (ExportReport([file(True), file(False)]), [], 1, "FAILED"),
+        (ExportReport([file(None)], UNPROVED), [], 3, "unproved"),
+        (ExportReport([file(None)]), ["--no-proof"], 0, "not asked for"),
     ],
 )
 def test_table_and_exit_code(
-    verdicts: list[Verdict | None],
+    report: ExportReport,
     options: list[str],
     code: int,
     shown: str,
-    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """The writing is replaced, so that every verdict can be had."""
     calls: list[dict[str, Any]] = []
 
-    def export(path: Path, **arguments: Any) -> list[tuple[Exported, Verdict | None]]:
+    def export(path: Path, **arguments: Any) -> ExportReport:
         calls.append({"path": path, **arguments})
-        return [(Exported("q8_0", tmp_path / "m.gguf", tmp_path / "Modelfile", 12_000_000), v) for v in verdicts]
+        return report
 
     api = ModuleType("whet.api")
     api.export = export  # type: ignore[attr-defined]
@@ -52,6 +66,5 @@ def test_table_and_exit_code(
     captured = capsys.readouterr()
     assert "m.gguf" in captured.out and "12.0" in captured.out and shown in captured.out
     assert ("pip install 'whet[serve]'" in captured.err) == (code == 3)
-    proof = "--no-proof" not in options
     expected = {"path": Path("run"), "to": "gguf", "quants": ["f16", "q8_0"], "out": None, "system": "be brief"}
-    assert calls == [{**expected, "proof": proof}]
+    assert calls == [{**expected, "proof": "--no-proof" not in options}]
