@@ -10,6 +10,7 @@ from typing import Any
 from transformers import TrainingArguments
 
 from whet.config import RunConfig
+from whet.train import trackers
 from whet.train.fallback import mixed_precision, optimizer_name
 
 WARMUP_SHARE, WARMUP_STEPS = 0.03, 100  # what an unset warmup means: 3% of all steps, at most 100
@@ -46,8 +47,7 @@ def training_arguments(config: RunConfig, folder: Path, items: int) -> TrainingA
         data_seed=config.seed,
         dataloader_pin_memory=False,
         disable_tqdm=True,
-        report_to=config.report_to or "none",
-        run_name=config.wandb_name or config.mlflow_run_name or config.trackio_run_name,
+        **trackers.arguments(config),
         **(_recompute() if config.gradient_checkpointing else {}),
         **_when("save", config.save_strategy, config.save_steps, config.saves_per_epoch, per_epoch, "epoch"),
         **_when("eval", config.eval_strategy, config.eval_steps, config.evals_per_epoch, per_epoch, _eval(config)),

@@ -11,27 +11,25 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from whet import runtime
-from whet.config import DatasetConfig, RunConfig
+from whet.config import RunConfig
 from whet.console import notice, output_errors, staged_folder, write_text_atomic
-from whet.data.formats import FormatSpec, to_records
 from whet.data.loader import PackedDataset, PaddedDataset, Prepared, collate, collate_padded, prepare
-from whet.data.records import Record
-from whet.data.sources import read_rows
 from whet.data.tokens import encode_records
-from whet.errors import DataError, WhetError
+from whet.errors import WhetError
 from whet.models.adapters import ALL_LINEAR, add_lora
 from whet.models.load import context_length, load_model
 from whet.models.names import STARTER
+from whet.train import trackers
 from whet.train.arguments import training_arguments
 from whet.train.checkpoint import newest_complete, set_aside
 from whet.train.manifest import write_manifest
+from whet.train.rows import read_records
 from whet.train.template import choose_template, settle_template
 from whet.train.trainer import WhetTrainer
 
@@ -59,14 +57,6 @@ class RunResult:
         return self.tokens / max(self.seconds, 1e-9)
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Records of one side (training or validation) and what was left out."""
-
-    records: list[Record]
-    dropped: dict[str, int] = field(default_factory=dict)
-
-
 def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
     """Train as ``config`` says and write the run folder ``config.output_dir``.
 
@@ -77,10 +67,15 @@ def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
         WhetError: bad rows, model, or output folder; nothing half-written is left.
     """
     run = Path(config.output_dir)
+    trackers.check_installed(config)
     _claim(run)
     runtime.seed_everything(config.seed)
     train, valid = read_records(config)
-    model, tokenizer = load_model(_base(config), load_in_4bit=config.load_in_4bit or config.adapter == "qlora")
+    model, tokenizer = load_model(
+        _base(config),
+        load_in_4bit=config.load_in_4bit or config.adapter == "qlora",
+        revision=config.revision_of_model,
+    )
     _special_tokens(tokenizer, config)
     choose_template(tokenizer, config.chat_template, config.chat_template_text())
     limit = context_length(model.config, config.sequence_len)
@@ -98,16 +93,7 @@ def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
     if checkpoint is None:
         (run / "metrics.jsonl").unlink(missing_ok=True)
         set_aside(run / "checkpoints")
-    began = time.monotonic()
-    output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    result = RunResult(
-        run,
-        trainer.state.global_step,
-        time.monotonic() - began,
-        trainer.meter.tokens,
-        output.training_loss,
-        trainer.interrupt.interrupted,
-    )
+    result = _train(trainer, config, run, checkpoint)
     _save(run, trainer.model, tokenizer, adapter=config.adapter is not None)
     write_manifest(
         run / "manifest.json",
@@ -125,48 +111,18 @@ def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
     return result
 
 
-def read_records(config: RunConfig) -> tuple[Rows, Rows]:
-    """Training and validation records, as the config names or splits them."""
-    train = _read_all(config, config.datasets)
-    if config.test_datasets:
-        return train, _read_all(config, config.test_datasets)
-    if not config.val_set_size:
-        return train, Rows([])
-    return _split(train, config.val_set_size, config.seed)
-
-
-def _split(rows: Rows, size: float, seed: int) -> tuple[Rows, Rows]:
-    """Hold out a share (below 1) or a number of records, drawn by seed."""
-    import numpy as np
-
-    total = len(rows.records)
-    count = max(1, round(size * total)) if size < 1 else int(size)
-    if count >= total:
-        raise DataError(f"val_set_size {size} leaves no training rows of {total}", "a smaller share or count")
-    held = set(np.random.default_rng(seed).permutation(total)[:count].tolist())
-    kept = [record for i, record in enumerate(rows.records) if i not in held]
-    return Rows(kept, rows.dropped), Rows([rows.records[i] for i in sorted(held)])
-
-
-def _read_all(config: RunConfig, sources: Sequence[DatasetConfig]) -> Rows:
-    records: list[Record] = []
-    dropped: dict[str, int] = {}
-    for source in sources:
-        rows = read_rows(
-            config.resolve_path(source.path),
-            name=source.name,
-            split=source.split,
-            file_type=source.ds_type,
-            revision=source.revision,
-            data_files=source.data_files,
-        )
-        found = to_records(rows, FormatSpec(**source.format_fields()))
-        if found.reason:
-            notice(f"{source.path}: {found.reason}")
-        records += found.records
-        for reason, count in found.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + count
-    return Rows(records, dropped)
+def _train(trainer: WhetTrainer, config: RunConfig, run: Path, checkpoint: Path | None) -> RunResult:
+    began = time.monotonic()
+    with trackers.environment(config):
+        output = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return RunResult(
+        run,
+        trainer.state.global_step,
+        time.monotonic() - began,
+        trainer.meter.tokens,
+        output.training_loss,
+        trainer.interrupt.interrupted,
+    )
 
 
 def _report(prepared: Prepared, dropped: dict[str, int]) -> None:
