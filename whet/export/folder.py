@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from whet.console import Progress, notice, output_errors, staged_folder, write_text_atomic
@@ -73,40 +74,30 @@ def write_exports(
         chat_template = template.jinja() if template is not None else vocabulary.chat_template or ""
     if system is not None and template is None and not chat_template:
         raise ExportError("a system message was given, but the model has no chat template", fix="leave it out")
-    texts = {  # made first: a Modelfile that cannot be written shows before the long work
-        quant: modelfile(
-            f"{stem}.{quant}.gguf",
-            template,
-            system=system,
-            num_ctx=num_ctx,
-            stops=stops or (vocabulary.tokens[vocabulary.eos_id],),
-            temperature=temperature,
-            license=license,
-        )
-        for quant in wanted
-    }
+    # Modelfiles are made first: one that cannot be written shows before the long work.
+    write_text = partial(modelfile, system=system, num_ctx=num_ctx, temperature=temperature, license=license)
+    ends = stops or (vocabulary.tokens[vocabulary.eos_id],)
+    texts = {quant: write_text(f"{stem}.{quant}.gguf", template, stops=ends) for quant in wanted}
+    write = partial(write_gguf, name=name, chat_template=chat_template, context_length=context_length)
     with staged_folder(target) as stage:
         for quant in wanted:
             with Progress(f"writing {quant}", total=None, unit="MB") as progress:
-                write_gguf(
-                    source,
-                    tokenizer_dir,
-                    stage / f"{stem}.{quant}.gguf",
-                    quant,
-                    name=name,
-                    chat_template=chat_template,
-                    context_length=context_length,
-                    eot_token=stops[0] if stops else None,
-                    on_bytes=_megabytes(progress),
-                )
-        others = _keep_other_modelfiles(target, set(wanted))
-        for quant in wanted:
-            if len(wanted) > 1 or others:
-                write_text_atomic(stage / f"Modelfile.{quant}", texts[quant])
-        write_text_atomic(stage / "Modelfile", texts[wanted[0]])
+                file = stage / f"{stem}.{quant}.gguf"
+                counted = _megabytes(progress)
+                write(source, tokenizer_dir, file, quant, eot_token=stops[0] if stops else None, on_bytes=counted)
+        _write_modelfiles(stage, target, texts)
     for quant in wanted:  # a verdict on the file that was here before says nothing about this one
         verdict_path(target / f"{stem}.{quant}.gguf").unlink(missing_ok=True)
     return [_exported(target, stem, quant, wanted[0]) for quant in wanted]
+
+
+def _write_modelfiles(stage: Path, target: Path, texts: dict[str, str]) -> None:
+    """``Modelfile`` for the first quantisation; each one's own beside it where the folder will hold several."""
+    others = _keep_other_modelfiles(target, set(texts))
+    for quant, text in texts.items():
+        if len(texts) > 1 or others:
+            write_text_atomic(stage / f"Modelfile.{quant}", text)
+    write_text_atomic(stage / "Modelfile", next(iter(texts.values())))
 
 
 def _exported(folder: Path, stem: str, quant: str, first: str) -> Exported:
