@@ -76,12 +76,21 @@ def run(out: Path | str) -> dict[str, Any]:
         print("5/5  The GGUF answers one question in llama.cpp; its SQL runs on the database.", flush=True)
         question = next((case.question for case in comparison.cases if case.group == UNSEEN), rows[0].question)
         answered = _ask(file.path, question)
-    low, high = comparison.interval_after
-    summary = {
+    summary = _summary(comparison, result, file, answered, began)
+    _write(out, summary, comparison)
+    print(f"\n{verdict(comparison)}\nAll of it took {summary['total_seconds']:.0f} seconds. Next:")
+    print(f"  open {out / 'report.html'}\n  whet chat {out}\n  ollama create sample -f {file.modelfile}", flush=True)
+    report.check()
+    return summary
+
+
+def _summary(comparison: Any, result: Any, file: Any, answered: dict[str, Any] | None, began: float) -> dict[str, Any]:
+    """What ``summary.json`` holds; ``began`` is the monotonic time of the start, in seconds."""
+    return {
         "accuracy_before": comparison.accuracy_before,
         "accuracy_after": comparison.accuracy_after,
-        "accuracy_after_interval": [low, high],
-        "n_eval": len(rows),
+        "accuracy_after_interval": list(comparison.interval_after),
+        "n_eval": len(comparison.cases),
         "by_group": {
             name: {"n": n, "accuracy_before": first, "accuracy_after": last}
             for name, (n, first, last) in comparison.by_group.items()
@@ -96,11 +105,6 @@ def run(out: Path | str) -> dict[str, Any]:
         "answered": answered,
         "total_seconds": time.monotonic() - began,
     }
-    _write(out, summary, comparison)
-    print(f"\n{verdict(comparison)}\nAll of it took {summary['total_seconds']:.0f} seconds. Next:")
-    print(f"  open {out / 'report.html'}\n  whet chat {out}\n  ollama create sample -f {file.modelfile}", flush=True)
-    report.check()
-    return summary
 
 
 def _config(out: Path) -> RunConfig:
