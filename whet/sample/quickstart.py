@@ -13,13 +13,18 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whet.config import RunConfig, parse_config
 from whet.console import Progress, notice, table, write_json_atomic, write_text_atomic
 from whet.errors import DataError
 from whet.evaluate.tasks.sql import execution_match, run_query
 from whet.sample.rows import Row, database_path, heldout_rows, train_rows
+
+if TYPE_CHECKING:
+    from whet.evaluate.compare import Comparison
+    from whet.export.run import ProvedFile
+    from whet.train.sft import RunResult
 
 CONFIG = "quickstart.yml"
 QUANT = "q8_0"
@@ -43,40 +48,32 @@ def run(out: Path | str) -> dict[str, Any]:
     began = time.monotonic()
     out = Path(out)
     config = _config(out)
-    from whet.evaluate.compare import compare_answers, verdict
+    from whet.evaluate.compare import verdict
     from whet.export.run import export_run
     from whet.models.names import STARTER
     from whet.train.sft import run_sft
 
     rows = heldout_rows()
-    print(f"1/5  The starter model answers {len(rows)} questions about a company database.", flush=True)
+    _step(1, f"The starter model answers {len(rows)} questions about a company database.")
     before = _answers(STARTER, rows)
-    print("2/5  It is trained on questions with their SQL (LoRA).", flush=True)
+    _step(2, "It is trained on questions with their SQL (LoRA).")
     result = run_sft(config)
     if result.interrupted:
         raise KeyboardInterrupt
-    print("3/5  The trained model answers the same questions.", flush=True)
-    after = _answers(str(out), rows)
-    comparison = compare_answers(
-        [row.question for row in rows],
-        [row.sql for row in rows],
-        before,
-        after,
-        lambda answer, gold: execution_match(database_path(), gold, answer),
-        [SEEN if row.seen_phrasing else UNSEEN for row in rows],
-    )
+    _step(3, "The trained model answers the same questions.")
+    comparison = _compare(rows, before, _answers(str(out), rows))
     _show(comparison)
-    print(f"4/5  The merged model and a {QUANT} GGUF are written and compared in llama.cpp.", flush=True)
+    _step(4, f"The merged model and a {QUANT} GGUF are written and compared in llama.cpp.")
     _merge(out)
     report = export_run(out, out / "gguf", [QUANT])
     report.print()
     file = report.files[0]
     answered = None
     if file.verdict is not None:
-        print("5/5  The GGUF answers one question in llama.cpp; its SQL runs on the database.", flush=True)
+        _step(5, "The GGUF answers one question in llama.cpp; its SQL runs on the database.")
         question = next((case.question for case in comparison.cases if case.group == UNSEEN), rows[0].question)
         answered = _ask(file.path, question)
-    summary = _summary(comparison, result, file, answered, began)
+    summary = _summary(comparison, result, file) | {"answered": answered, "total_seconds": time.monotonic() - began}
     _write(out, summary, comparison)
     print(f"\n{verdict(comparison)}\nAll of it took {summary['total_seconds']:.0f} seconds. Next:")
     print(f"  open {out / 'report.html'}\n  whet chat {out}\n  ollama create sample -f {file.modelfile}", flush=True)
@@ -84,8 +81,25 @@ def run(out: Path | str) -> dict[str, Any]:
     return summary
 
 
-def _summary(comparison: Any, result: Any, file: Any, answered: dict[str, Any] | None, began: float) -> dict[str, Any]:
-    """What ``summary.json`` holds; ``began`` is the monotonic time of the start, in seconds."""
+def _step(number: int, text: str) -> None:
+    print(f"{number}/5  {text}", flush=True)
+
+
+def _compare(rows: Sequence[Row], before: Sequence[str], after: Sequence[str]) -> Comparison:
+    from whet.evaluate.compare import compare_answers
+
+    return compare_answers(
+        [row.question for row in rows],
+        [row.sql for row in rows],
+        before,
+        after,
+        lambda answer, gold: execution_match(database_path(), gold, answer),
+        [SEEN if row.seen_phrasing else UNSEEN for row in rows],
+    )
+
+
+def _summary(comparison: Comparison, result: RunResult, file: ProvedFile) -> dict[str, Any]:
+    """The figures of ``summary.json``."""
     return {
         "accuracy_before": comparison.accuracy_before,
         "accuracy_after": comparison.accuracy_after,
@@ -102,8 +116,6 @@ def _summary(comparison: Any, result: Any, file: Any, answered: dict[str, Any] |
         "gguf_path": str(file.path),
         "modelfile_path": str(file.modelfile),
         "verify": asdict(file.verdict) if file.verdict is not None else None,
-        "answered": answered,
-        "total_seconds": time.monotonic() - began,
     }
 
 
@@ -146,7 +158,7 @@ def _merge(out: Path) -> None:
     write_merged(source, out / "merged", tokenizer_dir=tokenizer_dir)
 
 
-def _show(comparison: Any) -> None:
+def _show(comparison: Comparison) -> None:
     low, high = comparison.interval_after
     groups = [
         [name, n, f"{before:.1%}", f"{after:.1%}", ""] for name, (n, before, after) in comparison.by_group.items()
@@ -185,7 +197,7 @@ def _ask(gguf: Path, question: str) -> dict[str, Any]:
     return {"question": question, "sql": sql, "rows": len(rows)}
 
 
-def _write(out: Path, summary: dict[str, Any], comparison: Any) -> None:
+def _write(out: Path, summary: dict[str, Any], comparison: Comparison) -> None:
     from whet.evaluate.report import write_report
 
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
