@@ -139,13 +139,16 @@ def read_rows(dataset: Any, text_field: str, formatting_func: Callable[[Any], An
 
 
 def _formatted(rows: datasets.Dataset, formatting_func: Callable[[Any], Any]) -> Iterable[str]:
-    """A formatting function takes one row and gives a text, or (older) takes a batch and gives a list of texts."""
-    first = formatting_func(rows[0])
-    if isinstance(first, str):
-        return [formatting_func(row) for row in rows]
-    texts = formatting_func(rows[:])
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise DataError(f"formatting_func gave {type(texts).__name__}", "a text for a row, or a list of texts")
+    """A formatting function takes a batch of rows and gives a list of texts, or takes one row and gives a text."""
+    try:
+        texts = formatting_func(rows[:])
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError):  # written for one row
+        texts = None
+    if not isinstance(texts, list) or len(texts) != len(rows):
+        texts = [formatting_func(row) for row in rows]
+    wrong = next((text for text in texts if not isinstance(text, str)), None)
+    if wrong is not None:
+        raise DataError(f"formatting_func gave {type(wrong).__name__}", "a text for a row, or a list of texts")
     return texts
 
 
