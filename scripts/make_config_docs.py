@@ -14,7 +14,8 @@ from whet.config.keys import RunConfig
 PATH = Path(__file__).resolve().parents[1] / "docs" / "config.md"
 HEAD = """# Config keys
 
-Written by `scripts/make_config_docs.py` from `whet/config`; do not edit. Names and meanings are Axolotl's. null means unset.
+Written by `scripts/make_config_docs.py` from `whet/config`; do not edit. Names and meanings are those of Axolotl.
+null means unset.
 """
 
 
