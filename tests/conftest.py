@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from whet.runtime import share_cores
+
+share_cores()  # before torch is imported: some tests start processes that share the cores
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 CHATML = (
