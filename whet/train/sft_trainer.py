@@ -38,7 +38,6 @@ class SFTConfig(TrainingArguments):
     packing: bool = field(default=False, metadata={"help": "put several rows into one of max_length tokens"})
     dataset_num_proc: int | None = field(default=None, metadata={"help": "accepted; the tokenizer uses all cores"})
     completion_only_loss: bool | None = field(default=None, metadata={"help": "False: train prompts too"})
-    eval_packing: bool | None = field(default=None, metadata={"help": "unset: as packing"})
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SFTConfig:
         """Refuse an unknown name with the nearest known one."""
