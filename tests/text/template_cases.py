@@ -29,10 +29,10 @@ TEMPLATES = {
         Turn("Below is an instruction.\n\n### Instruction:\nCompany database: "),
         default_system="",
         generation="\n\n### Response:\nSQL:",
-        system_each_turn=True,
+        system_place="each_turn",
     ),
     "each turn, no default": TurnTemplate(
-        Turn("U: ", "\n"), Turn("A: ", "\n"), Turn("S: ", "\n"), system_each_turn=True
+        Turn("U: ", "\n"), Turn("A: ", "\n"), Turn("S: ", "\n"), system_place="each_turn"
     ),
     "hostile": TurnTemplate(
         Turn('{{ .Content }} """ \\n {% if %} \'{'),

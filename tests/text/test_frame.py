@@ -273,7 +273,7 @@ def test_a_frame_survives_the_tokenizer(tokenizer):
     from whet.text.template import from_jinja
 
     assert from_jinja(tokenizer) == template
-    assert template.system_each_turn == TEMPLATES["frame, two slots"].system_each_turn
+    assert template.system_place == TEMPLATES["frame, two slots"].system_place == "each_turn"
 
 
 def test_the_prompt_is_what_training_showed(tokenizer):

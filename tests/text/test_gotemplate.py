@@ -86,7 +86,13 @@ def test_go_renders_any_pieces(go_program):
     def collect(pieces, default, each):
         a, b, c, d, e, f, prefix = pieces
         template = TurnTemplate(
-            Turn(a, b), Turn(c, d), Turn(e, f), default, prefix=prefix, system_each_turn=each, generation=c[:3]
+            Turn(a, b),
+            Turn(c, d),
+            Turn(e, f),
+            default,
+            prefix=prefix,
+            system_place="each_turn" if each else "turn",
+            generation=c[:3],
         )
         work.extend((template, messages) for messages in (chat("uone", "atwo", "uthree"), chat("sS", "uone", "atwo")))
 

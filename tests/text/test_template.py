@@ -111,7 +111,9 @@ PIECE = st.text(st.sampled_from("{}%#'\"\\\n\t <|>AUS:分"), max_size=5)
 def test_any_pieces_come_back_as_the_same_text(tokenizer, pieces, default, generation, each):
     """Where two pieces meet, their border may come back elsewhere; the text is the same."""
     a, b, c, d, e, f, prefix = pieces
-    template = TurnTemplate(Turn(a, b), Turn(c, d), Turn(e, f), default, prefix, generation, system_each_turn=each)
+    template = TurnTemplate(
+        Turn(a, b), Turn(c, d), Turn(e, f), default, prefix, generation, system_place="each_turn" if each else "turn"
+    )
     tokenizer.chat_template = template.jinja()
     back = from_jinja(tokenizer)
     assert back is not None

@@ -149,7 +149,7 @@ def _template(pieces: list[str], after: str) -> TurnTemplate | None:
         return TurnTemplate(Turn(pieces[0]), assistant, generation=generation)
     if len(pieces) == 3:
         return TurnTemplate(
-            Turn(pieces[1]), assistant, Turn(pieces[0]), "", generation=generation, system_each_turn=True
+            Turn(pieces[1]), assistant, Turn(pieces[0]), "", generation=generation, system_place="each_turn"
         )
     return None
 

@@ -32,7 +32,7 @@ def to_go(template: TurnTemplate) -> str:
 
 def _default(template: TurnTemplate) -> str:
     """The default system message, where the first message is not one."""
-    if template.system is None or template.default_system is None or template.system_each_turn:
+    if template.system is None or template.default_system is None or template.system_place == "each_turn":
         return ""
     text = literal(template.system.before + template.default_system + template.system.after)
     if not text:
@@ -44,7 +44,7 @@ def _branches(template: TurnTemplate) -> str:
     """One branch for each role; other roles write nothing."""
     user = _content(template.user)
     text = '{{ if eq .Role "user" }}' + user
-    if template.system is not None and template.system_each_turn:
+    if template.system is not None and template.system_place == "each_turn":
         text = '{{ if eq .Role "user" }}' + _system_again(template, template.system) + user
     elif template.system is not None:
         text += '{{ else if eq .Role "system" }}' + _content(template.system)

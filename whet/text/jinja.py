@@ -23,7 +23,7 @@ _NO_ROLE = "{{ raise_exception('no place in this template for the role ' + messa
 
 def to_jinja(template: TurnTemplate) -> str:
     """Jinja that renders what ``template.render`` renders."""
-    turns = _each_turn(template) if template.system_each_turn else _one_by_one(template)
+    turns = _each_turn(template) if template.system_place == "each_turn" else _one_by_one(template)
     end = f"{{% if add_generation_prompt %}}{_print(template.generation_prompt)}{{% endif %}}"
     return _print(template.bos + template.prefix) + turns + end
 
@@ -212,7 +212,7 @@ def _pieces_each_turn(render: _Renderer) -> TurnTemplate | None:
             return None
         default, user = None, Turn(silent, user.after)
         system = Turn(before_system, told[1].removesuffix(silent))
-    return TurnTemplate(user, turns[1], system, default, prefix, generation, system_each_turn=True)
+    return TurnTemplate(user, turns[1], system, default, prefix, generation, system_place="each_turn")
 
 
 def _turns(render: _Renderer, plain: list[str] | None) -> tuple[Turn, Turn] | None:

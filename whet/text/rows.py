@@ -42,7 +42,7 @@ def take_apart(template: TurnTemplate, text: str) -> list[dict[str, str]] | None
 
     White space may be missing at the end. Contents that hold the template's own pieces cannot be told apart.
     """
-    if template.system_each_turn or not text.startswith(template.prefix):
+    if template.system_place == "each_turn" or not text.startswith(template.prefix):
         return None
     turns = {"system": template.system, "user": template.user, "assistant": template.assistant}
     rest, messages = text[len(template.prefix) :], []

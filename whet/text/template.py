@@ -8,9 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from whet.errors import DataError
+
+Messages = Sequence[Mapping[str, Any]]
+SystemPlace = Literal["turn", "start", "first_user", "each_turn"]
+
+
+class Segment(NamedTuple):
+    """A stretch of the rendered text.
+
+    Attributes:
+        message: the index of the message that it belongs to; -1 for what no message asked for: the prefix, the default
+            system message, the suffix and the generation prompt.
+        part: the content of the message, or fixed text before or after it.
+    """
+
+    text: str
+    message: int
+    part: Literal["before", "content", "after"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +43,7 @@ class TurnTemplate:
     """A template that writes each message between two fixed texts.
 
     Attributes:
-        user, assistant: the pieces of these turns. ``assistant.after`` is the terminator.
+        user, assistant: the pieces of these turns. ``assistant.after`` begins with the terminator.
         system: the pieces of a system message; None when the template has no place for one (it is then an error).
         default_system: what stands in the system's place when no system message is given; "" leaves the place empty
             but keeps its pieces; None writes nothing.
@@ -35,9 +52,18 @@ class TurnTemplate:
             where a frame ends in a space ("SQL: "): a tokenizer joins that space to the answer's first word, so the
             prompt must end before it.
         bos: the text of the token that every text begins with. The Go form leaves it out: llama.cpp adds it.
-        system_each_turn: the system's pieces and text are written again before every user message. This is how rows
-            of one question each, formatted by hand, go on: as one such row after the other. Several system messages
-            are then joined by an empty line, as Ollama does.
+        system_place: where a system message is written.
+            "turn": where it stands among the messages. "start": the same, but only the first message may be one.
+            "first_user": inside the first user turn, between ``user.before`` and the user's text; only the first
+            message may be one.
+            "each_turn": again before every user message. This is how rows of one question each, formatted by hand, go
+            on: as one such row after the other. Several system messages are then joined by an empty line, as Ollama
+            does.
+        later_system: the pieces of a system message that is not the first message, where they differ (place "turn").
+        trim: contents are written without the white space around them.
+        suffix: written once, at the end, unless the text ends in a generation prompt.
+        stop: the terminator of the assistant's turn; None takes ``assistant.after`` without the white space around it.
+        extra_stops: more texts at which generation ends.
     """
 
     user: Turn
@@ -47,7 +73,12 @@ class TurnTemplate:
     prefix: str = ""
     generation: str | None = None
     bos: str = ""
-    system_each_turn: bool = False
+    system_place: SystemPlace = "turn"
+    later_system: Turn | None = None
+    trim: bool = False
+    suffix: str = ""
+    stop: str | None = None
+    extra_stops: tuple[str, ...] = ()
 
     @property
     def generation_prompt(self) -> str:
@@ -56,26 +87,55 @@ class TurnTemplate:
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """Texts at which generation ends: the terminator of the assistant's turn, if it is more than white space."""
-        stop = self.assistant.after.strip()
-        return (stop,) if stop else ()
+        """Texts at which generation ends: the terminator, if it is more than white space, then the extra ones."""
+        stop = self.assistant.after if self.stop is None else self.stop
+        found = (stop.strip(), *self.extra_stops)
+        return tuple(dict.fromkeys(text for text in found if text.strip()))
 
-    def render(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = False) -> str:
+    @property
+    def ends_answers(self) -> bool:
+        """Whether an answer is followed by more than white space, so that a model can learn where to stop."""
+        return bool(self.assistant.after.strip())
+
+    def render(self, messages: Messages, add_generation_prompt: bool = False) -> str:
         """The conversation as text.
 
         Raises:
-            DataError: a role other than system, user, assistant, or a system message without a place.
+            DataError: a role without a place, a content that is no text, or a tool call.
         """
-        parts = [self.bos, self.prefix]
-        if self.system_each_turn:
-            parts += self._render_each_turn(messages)
+        return "".join([segment.text for segment in self.segments(messages, add_generation_prompt)])
+
+    def segments(self, messages: Messages, add_generation_prompt: bool = False) -> list[Segment]:
+        """The conversation as stretches of text, in order; joined they are ``render``'s text.
+
+        Each message gives "before", "content" and "after", empty ones included, and its content exactly once (only with
+        the place "each_turn" the system's is repeated for each user message). Other empty texts are left out.
+
+        Raises:
+            DataError: as ``render``.
+        """
+        contents = [self._content(message, i) for i, message in enumerate(messages)]
+        found = [Segment(self.bos + self.prefix, -1, "before")]
+        if self.system_place == "each_turn":
+            found += self._each_turn(messages, contents)
         else:
-            if self.default_system is not None and not (messages and messages[0]["role"] == "system"):
-                parts.append(self._wrap("system", self.default_system))
-            parts += [self._wrap(message["role"], message["content"]) for message in messages]
-        if add_generation_prompt:
-            parts.append(self.generation_prompt)
-        return "".join(parts)
+            found += self._in_order(messages, contents)
+        found.append(
+            Segment(self.generation_prompt, -1, "before")
+            if add_generation_prompt
+            else Segment(self.suffix, -1, "after")
+        )
+        return [segment for segment in found if segment.text or segment.message >= 0]
+
+    def fits(self, messages: Messages, tools: Sequence[Any] | None = None) -> bool:
+        """Whether these messages hold only what pieces can write: no tools, no thinking in a field of its own."""
+        roles = {"user", "assistant"} | ({"system"} if self.system is not None else set())
+        extra = ("tool_calls", "reasoning_content", "thinking")
+        if tools or any(m.get("role") not in roles or not isinstance(m.get("content"), str) for m in messages):
+            return False
+        if self.system_place in ("start", "first_user") and any(m["role"] == "system" for m in messages[1:]):
+            return False
+        return not any(message.get(key) for message in messages for key in extra)
 
     def jinja(self) -> str:
         """The template as Jinja, for ``tokenizer.chat_template`` and a GGUF."""
@@ -84,26 +144,99 @@ class TurnTemplate:
         return to_jinja(self)
 
     def go(self) -> str:
-        """The template as Go text/template, for the TEMPLATE of an Ollama Modelfile."""
+        """The template as Go text/template, for the TEMPLATE of an Ollama Modelfile.
+
+        Raises:
+            ExportError: a template that trims; Go templates cannot. ``no_go`` tells before.
+        """
         from whet.text.gotemplate import to_go
 
         return to_go(self)
 
-    def _render_each_turn(self, messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-        texts = [message["content"] for message in messages if message["role"] == "system"]
-        system = "\n\n".join(texts) if texts else self.default_system
-        for message in messages:
-            if message["role"] == "user" and system is not None:
-                yield self._wrap("system", system)
-            if message["role"] != "system":
-                yield self._wrap(message["role"], message["content"])
+    @property
+    def no_go(self) -> str:
+        """Why there is no Go form; "" where there is one."""
+        return "it takes away the white space around contents, and a Go template cannot do that" if self.trim else ""
 
-    def _wrap(self, role: str, content: str) -> str:
+    def _in_order(self, messages: Messages, contents: list[str]) -> Iterator[Segment]:
+        folded: list[Segment] = []
+        if self.system is not None and self.default_system is not None and not _begins_with_system(messages):
+            folded = list(_around(self.system, self.default_system, -1))
+            if self.system_place != "first_user":
+                yield from folded
+        for i, (message, content) in enumerate(zip(messages, contents, strict=True)):
+            turn = self._turn(message["role"], i)
+            if self.system_place != "first_user" or message["role"] == "assistant":
+                yield from _around(turn, content, i)
+            elif message["role"] == "system":
+                folded = list(_around(turn, content, i))
+            else:
+                before, *rest = _around(turn, content, i)
+                yield from (before, *folded, *rest)
+                folded = []
+        if any(segment.message >= 0 for segment in folded):
+            raise DataError(
+                "a system message without a user message after it",
+                "a user message: this template writes the system's text inside the first one",
+            )
+
+    def _each_turn(self, messages: Messages, contents: list[str]) -> Iterator[Segment]:
+        system = list(self._gathered(messages, contents))
+        for i, (message, content) in enumerate(zip(messages, contents, strict=True)):
+            turn = self._turn(message["role"], i)
+            if message["role"] == "user":
+                yield from system
+            if message["role"] != "system":
+                yield from _around(turn, content, i)
+
+    def _gathered(self, messages: Messages, contents: list[str]) -> Iterator[Segment]:
+        """All system texts, joined by an empty line, or the default one."""
+        given = [i for i, message in enumerate(messages) if message["role"] == "system"]
+        if self.system is None or (not given and self.default_system is None):
+            return
+        first, last = (given[0], given[-1]) if given else (-1, -1)
+        yield Segment(self.system.before, first, "before")
+        if not given:
+            yield Segment(self.default_system or "", -1, "content")
+        for i in given:
+            if i != first:
+                yield Segment("\n\n", i, "before")
+            yield Segment(contents[i], i, "content")
+        yield Segment(self.system.after, last, "after")
+
+    def _turn(self, role: str, i: int) -> Turn:
         turn = {"system": self.system, "user": self.user, "assistant": self.assistant}.get(role)
         if turn is None:
             places = "system, user, assistant" if self.system else "user, assistant"
             raise DataError(f"a message with the role {role!r}", f"the roles of this template: {places}")
-        return turn.before + content + turn.after
+        if role == "system" and i > 0:
+            if self.system_place in ("start", "first_user"):
+                raise DataError(
+                    f"a system message after the beginning (message {i + 1})",
+                    "this template has a place for one as the first message only",
+                )
+            return self.later_system or turn
+        return turn
+
+    def _content(self, message: Mapping[str, Any], i: int) -> str:
+        content = message.get("content")
+        if not isinstance(content, str):
+            raise DataError(f"message {i + 1} has the content {content!r}", "text: this template writes nothing else")
+        if message.get("tool_calls"):
+            raise DataError(f"message {i + 1} calls a tool", "a template with a place for tool calls")
+        return content.strip() if self.trim else content
+
+
+def _begins_with_system(messages: Messages) -> bool:
+    return bool(messages) and messages[0]["role"] == "system"
+
+
+def _around(turn: Turn, content: str, message: int) -> tuple[Segment, Segment, Segment]:
+    return (
+        Segment(turn.before, message, "before"),
+        Segment(content, message, "content"),
+        Segment(turn.after, message, "after"),
+    )
 
 
 def bundled(name: str) -> TurnTemplate:
