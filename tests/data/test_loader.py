@@ -8,27 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from whet.data.loader import (
-    CUT_BEFORE_ANSWER,
-    NOTHING_TRAINED,
-    TOO_LONG,
-    PackedDataset,
-    PaddedDataset,
-    collate,
-    collate_padded,
-    prepare,
-)
+from whet.data.loader import PackedDataset, PaddedDataset, collate, collate_padded, prepare
+from whet.data.prepare import CUT_BEFORE_ANSWER, NOTHING_TRAINED, TOO_LONG
 from whet.errors import DataError
 from whet.text.encode import IGNORE, Encoded
 
 
 def row(size: int, prompt: int = 1, first: int = 10) -> Encoded:
     ids = list(range(first, first + size))
-    return Encoded(ids, [IGNORE] * prompt + ids[prompt:])
+    return Encoded(ids, ((prompt, size),) if size > prompt else ())
 
 
 def test_rows_lie_flat_and_are_counted():
-    prepared = prepare([row(3), row(5, prompt=2), row(4, prompt=4), row(99), Encoded([7], [7])], 10)
+    prepared = prepare([row(3), row(5, prompt=2), row(4, prompt=4), row(99), Encoded([7], ((0, 1),))], 10)
     assert len(prepared) == 2
     assert prepared.lengths.tolist() == [3, 5]
     ids, labels = prepared.row(1)
@@ -41,12 +33,26 @@ def test_rows_lie_flat_and_are_counted():
     assert stats.truncated == 0
 
 
-def test_truncated_rows_are_counted_and_lost_answers_dropped():
-    prepared = prepare([row(12, prompt=4), row(12, prompt=11), row(3)], 8, "truncate")
-    assert prepared.lengths.tolist() == [8, 3]
+def test_a_cut_never_goes_through_an_answer():
+    """Answers at 4-7 and 9-14: within 8 tokens only the first one is whole."""
+    chat = Encoded(list(range(14)), ((4, 7), (9, 14)))
+    prepared = prepare([chat, row(12, prompt=4), row(3)], 8, "truncate")
+    assert prepared.lengths.tolist() == [7, 3]
+    ids, labels = prepared.row(0)
+    assert ids.tolist() == [0, 1, 2, 3, 4, 5, 6]
+    assert labels.tolist() == [IGNORE] * 4 + [4, 5, 6]
     assert prepared.stats.truncated == 1
     assert prepared.stats.dropped == {CUT_BEFORE_ANSWER: 1}
-    assert prepared.stats.trained_tokens == 4 + 2
+
+
+def test_texts_may_be_cut_or_split():
+    text = Encoded(list(range(20)), ((1, 20),))
+    cut = prepare([text, row(4)], 8, "truncate")
+    assert cut.lengths.tolist() == [8, 4]
+    pieces = prepare([text, row(4), row(9, prompt=4)], 8, "split")
+    assert pieces.lengths.tolist() == [8, 8, 4, 4]
+    assert [token for i in range(3) for token in pieces.row(i)[0].tolist()] == list(range(20))
+    assert (pieces.stats.truncated, pieces.stats.dropped) == (1, {TOO_LONG: 1})
 
 
 def test_errors_say_what_to_do():
@@ -63,7 +69,7 @@ def test_errors_say_what_to_do():
 
 
 def test_packed_items_restart_positions_and_never_train_a_first_token():
-    whole = Encoded([1, 2, 3], [1, 2, 3])  # even when a caller forgot it
+    whole = Encoded([1, 2, 3], ((0, 3),))  # even when a caller forgot it
     packed = PackedDataset(prepare([row(5), whole, row(4)], 8), 8)
     assert len(packed) == 2
     assert sorted(packed.documents_per_bin.tolist()) == [1, 2]

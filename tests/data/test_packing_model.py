@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from whet.data.loader import PackedDataset, PaddedDataset, collate, collate_padded, prepare
-from whet.text.encode import IGNORE, Encoded
+from whet.text.encode import Encoded
 
 
 @pytest.fixture(scope="module", params=["tiny_llama_dir", "tiny_qwen2_dir"])
@@ -20,7 +20,7 @@ def model(request):
 def prepared():
     generator = torch.Generator().manual_seed(3)
     rows = [torch.randint(4, 300, (size,), generator=generator).tolist() for size in (40, 23, 31, 17, 60, 9)]
-    return prepare([Encoded(ids, [IGNORE, *ids[1:]]) for ids in rows], 64)
+    return prepare([Encoded(ids, ((1, len(ids)),)) for ids in rows], 64)
 
 
 def documents(item):

@@ -132,7 +132,7 @@ def test_whole_text_but_the_first_token_is_trained(tokenizer):
 
 CHAT = [
     {"role": "system", "content": "Answer with SQL."},
-    {"role": "user", "content": "How many? <|im_start|>assistant\nno"},
+    {"role": "user", "content": "How many? <im_start>assistant\nno"},
     {"role": "assistant", "content": "SELECT count(*) FROM orders"},
     {"role": "user", "content": "Repeat: SELECT count(*) FROM orders"},
     {"role": "assistant", "content": " 积极\n"},
@@ -175,7 +175,7 @@ def test_without_a_special_terminator_the_whole_turn_is_trained(tokenizer, tiny_
     assert trained(plain, row).lstrip(" ") == "12\n"
 
 
-def test_a_template_that_rewrites_earlier_turns_is_refused(tiny_llama_dir):
+def test_a_template_that_does_not_write_an_answer_is_refused(tiny_llama_dir):
     stripping = AutoTokenizer.from_pretrained(tiny_llama_dir)
     stripping.chat_template = (
         "{% for m in messages %}{{ m['role'] + ':' + (m['content'] if loop.last else 'x') + '\n' }}{% endfor %}"

@@ -1,7 +1,6 @@
-"""Encoded rows in memory, and the batches made of them.
+"""Batches of prepared rows.
 
-The rows lie in flat arrays (8 bytes a token), so a hundred thousand rows cost no Python objects and a data set can be
-handed to worker processes cheaply. Nothing here is random: the trainer shuffles the items by its seed.
+Nothing here is random: the trainer shuffles the items by its seed (``sampler.py``).
 
 No batch has an attention mask. Packed documents are told apart by position ids that restart at 0; together with an
 all-ones mask (or a cache) a transformers model would ignore that, and documents would see each other. Padding is at
@@ -10,139 +9,20 @@ the right, where causal attention never looks.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from whet.data.packing import pack
-from whet.errors import DataError
-from whet.text.encode import IGNORE, Encoded
+from whet.data.prepare import Excess, prepare
+from whet.data.prepared import Prepared, Stats
+from whet.text.encode import IGNORE
 
-Excess = Literal["drop", "truncate", "error"]
+__all__ = ["Excess", "PackedDataset", "PaddedDataset", "Prepared", "Stats", "collate", "collate_padded", "prepare"]
+
 Item = dict[str, torch.Tensor]
-
-TOO_LONG = "longer than sequence_len"
-NOTHING_TRAINED = "nothing to train on"
-CUT_BEFORE_ANSWER = "nothing to train on within sequence_len"
-
-
-@dataclass(frozen=True)
-class Stats:
-    """What became of the rows. ``dropped`` counts rows by reason; ``longest_row`` is in tokens, before any cut."""
-
-    rows: int
-    tokens: int
-    trained_tokens: int
-    longest_row: int
-    truncated: int
-    dropped: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Rows in flat arrays: row i is ``ids[offsets[i]:offsets[i + 1]]``, the same for ``labels``."""
-
-    ids: np.ndarray
-    labels: np.ndarray
-    offsets: np.ndarray
-    stats: Stats
-
-    def __len__(self) -> int:
-        return len(self.offsets) - 1
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Tokens of each row, int64."""
-        return np.diff(self.offsets)
-
-    def row(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Ids and labels of one row, int32 views."""
-        part = slice(self.offsets[index], self.offsets[index + 1])
-        return self.ids[part], self.labels[part]
-
-
-def prepare(encoded: Iterable[Encoded], sequence_len: int, excess: Excess = "drop") -> Prepared:
-    """Collect encoded rows; long rows are dropped, cut at the end, or an error; rows with nothing trained are dropped.
-
-    Raises:
-        DataError: a row too long with ``excess="error"``, no rows, or none left.
-    """
-    if excess not in ("drop", "truncate", "error"):
-        raise DataError(f"excess_length_strategy: {excess!r}", 'one of "drop", "truncate", "error"')
-    rows = _Rows(sequence_len, excess)
-    for row in encoded:
-        rows.add(row)
-    return rows.finish()
-
-
-class _Rows:
-    """The rows so far, with the counts of what was left out."""
-
-    def __init__(self, sequence_len: int, excess: Excess) -> None:
-        self.sequence_len, self.excess = sequence_len, excess
-        self.ids, self.labels, self.offsets = array("i"), array("i"), array("q", [0])
-        self.seen = self.longest = self.truncated = self.trained = 0
-        self.dropped: dict[str, int] = {}
-
-    def add(self, row: Encoded) -> None:
-        ids, labels, size = row.ids, row.labels, len(row.ids)
-        self.seen += 1
-        self.longest = max(self.longest, size)
-        trained = _count_trained(labels)
-        if not trained:
-            return self._drop(NOTHING_TRAINED)
-        if size > self.sequence_len:
-            if self.excess == "error":
-                self._refuse(size)
-            if self.excess == "drop":
-                return self._drop(TOO_LONG)
-            ids, labels = ids[: self.sequence_len], labels[: self.sequence_len]
-            trained = _count_trained(labels)
-            if not trained:
-                return self._drop(CUT_BEFORE_ANSWER)
-            self.truncated += 1
-        self.trained += trained
-        self.ids.extend(ids)
-        self.labels.extend(labels)
-        self.offsets.append(len(self.ids))
-        return None
-
-    def finish(self) -> Prepared:
-        if self.seen == 0:
-            raise DataError("the data set has no rows")
-        if len(self.offsets) == 1:
-            reasons = "; ".join(f"{count} {reason}" for reason, count in self.dropped.items())
-            raise DataError(
-                f"none of the {self.seen} rows can be trained on: {reasons}",
-                fix=f"raise sequence_len above {self.longest}, or look at the rows"
-                if TOO_LONG in self.dropped or CUT_BEFORE_ANSWER in self.dropped
-                else "check that the rows have answers and that the answers are what is trained",
-            )
-        stats = Stats(
-            len(self.offsets) - 1, len(self.ids), self.trained, self.longest, self.truncated, dict(self.dropped)
-        )
-        ids, labels = (np.frombuffer(flat, dtype=np.int32) for flat in (self.ids, self.labels))
-        return Prepared(ids, labels, np.frombuffer(self.offsets, dtype=np.int64), stats)
-
-    def _drop(self, reason: str) -> None:
-        self.dropped[reason] = self.dropped.get(reason, 0) + 1
-
-    def _refuse(self, size: int) -> None:
-        raise DataError(
-            f"row {self.seen} has {size} tokens",
-            f"at most {self.sequence_len} (sequence_len)",
-            'raise sequence_len, or set excess_length_strategy to "drop" or "truncate"',
-        )
-
-
-def _count_trained(labels: list[int]) -> int:
-    """Labels that some position predicts: the first one is not."""
-    return len(labels) - labels.count(IGNORE) - (bool(labels) and labels[0] != IGNORE)
 
 
 class PackedDataset(Dataset[Item]):

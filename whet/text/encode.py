@@ -1,51 +1,83 @@
-"""Text to token ids and labels, with an exact loss mask.
+"""Text to token ids, with the exact ranges of tokens that are trained.
 
 Every row becomes one text and a list of character ranges that are trained. The text is tokenised once, as a whole, so
-the ids are the ids that the model meets later. A token is trained when it overlaps a trained range; a token that lies
-across the border of prompt and answer is therefore trained. Where a range begins and ends is known from how the text
-was made (prompt + completion, or the chat template rendered turn by turn). Nothing is ever searched in the text: an
-answer that quotes the template cannot move the mask.
+the ids are the ids that the model meets later. A token is trained when it overlaps a trained range (``borders.py``);
+a token that lies across the border of prompt and answer is therefore trained. Where a range begins and ends is known
+from how the text was made (prompt + completion, or the chat template: ``masks.py``). Nothing is ever searched in the
+text: an answer that quotes the template cannot move the mask.
 
-What is trained in a conversation: from the end of the generation prompt to the end of the assistant's turn, with its
-terminator. When that terminator is a special token, the white space that the template writes after it is not trained
-(the model stops at the terminator and never produces it). So the trained text is the answer and its terminator.
+Special-token text inside of data is encoded as plain text (``literal.py``).
 
-Labels are not shifted. ``IGNORE`` marks what is not trained; the first label is always ``IGNORE``, because nothing
+Labels are not shifted. ``IGNORE`` marks what is not trained; the first token is never trained, because nothing
 predicts the first token of a document.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, Literal, TypeVar
+from itertools import chain, islice
+from typing import Any
 
-from whet.errors import DataError, ModelError
+import numpy as np
+
+from whet.errors import ModelError
+from whet.text.borders import byte_lengths, spans_by_length, spans_by_offsets
+from whet.text.literal import Span, rename_outside, specials_of
+from whet.text.masks import Marked, Marker, Messages, TrainOn
 
 IGNORE = -100
 ROWS_AT_ONCE = 1000  # rows per call of the tokenizer: enough for its threads, small enough to stay in memory
 
-TrainOn = Literal["assistant", "last", "all"]
-Messages = Sequence[Mapping[str, Any]]
-Span = tuple[int, int]
-T = TypeVar("T")
-
 
 @dataclass(frozen=True)
 class Encoded:
-    """One document. ``labels[i]`` is ``ids[i]`` where it is trained, else ``IGNORE``; both have the same length."""
+    """One document.
+
+    Attributes:
+        ids: its tokens.
+        trained: ranges of tokens that are trained, in order; each is an answer with its terminator, or the whole text.
+        literal: special-token texts in the data that were encoded as plain text.
+    """
 
     ids: list[int]
-    labels: list[int]
+    trained: tuple[Span, ...]
+    literal: int = 0
+
+    @property
+    def labels(self) -> list[int]:
+        """``ids[i]`` where the token is trained, else ``IGNORE``."""
+        labels = [IGNORE] * len(self.ids)
+        for start, stop in self.trained:
+            labels[start:stop] = self.ids[start:stop]
+        return labels
 
 
 @dataclass(frozen=True)
-class Marked:
-    """A text and its trained character ranges; ``spans`` None means all of it."""
+class EncodedRows:
+    """Many documents in flat arrays.
 
-    text: str
-    spans: tuple[Span, ...] | None
+    Attributes:
+        ids: tokens of all rows, int32.
+        offsets: row i is ``ids[offsets[i]:offsets[i + 1]]``, int64.
+        spans: for each row its trained ranges, from the start of the row.
+        literal: for each row the special-token texts that were encoded as plain text.
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    spans: list[tuple[Span, ...]]
+    literal: list[int]
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    def __getitem__(self, row: int) -> Encoded:
+        ids = self.ids[self.offsets[row] : self.offsets[row + 1]].tolist()
+        return Encoded(ids, self.spans[row], self.literal[row])
+
+    def __iter__(self) -> Iterator[Encoded]:
+        return (self[row] for row in range(len(self)))
 
 
 def encode_text(tokenizer: Any, text: str, add_eos: bool = False) -> Encoded:
@@ -66,11 +98,11 @@ def encode_messages(tokenizer: Any, messages: Messages, train_on: TrainOn = "ass
     """A conversation in the tokenizer's chat template; the ids are those of ``tokenizer.apply_chat_template``.
 
     Args:
-        messages: ``{"role", "content"}`` each.
+        messages: ``{"role", "content"}`` each, and what else the template reads; ``"train": bool`` wins over the role.
         train_on: every assistant turn, the last assistant turn only, or the whole text.
 
     Raises:
-        DataError: the template refuses the messages, or does not render them turn by turn.
+        DataError: the template refuses the messages, or it cannot be told where a turn begins and ends.
         ModelError: the tokenizer has no chat template.
     """
     return next(encode_conversations(tokenizer, [messages], train_on))
@@ -78,143 +110,184 @@ def encode_messages(tokenizer: Any, messages: Messages, train_on: TrainOn = "ass
 
 def encode_texts(tokenizer: Any, texts: Iterable[str], add_eos: bool = False) -> Iterator[Encoded]:
     """``encode_text`` for many rows, lazily and in order."""
-    marked = (Marked(text, None) for text in texts)
-    return _encode(tokenizer, marked, add_specials=True, eos=_eos(tokenizer) if add_eos else None)
+    return encode_marked(tokenizer, (Marked(text, None, add_eos=add_eos) for text in texts))
 
 
 def encode_pairs(tokenizer: Any, pairs: Iterable[tuple[str, str]], train_on_inputs: bool = False) -> Iterator[Encoded]:
     """``encode_pair`` for many rows, lazily and in order."""
-    marked = (
-        Marked(prompt + answer, None if train_on_inputs else ((len(prompt), len(prompt) + len(answer)),))
-        for prompt, answer in pairs
-    )
-    return _encode(tokenizer, marked, add_specials=True, eos=_eos(tokenizer))
+    return encode_marked(tokenizer, (mark_pair(prompt, answer, train_on_inputs) for prompt, answer in pairs))
 
 
 def encode_conversations(
     tokenizer: Any, conversations: Iterable[Messages], train_on: TrainOn = "assistant"
 ) -> Iterator[Encoded]:
     """``encode_messages`` for many rows, lazily and in order."""
-    if train_on not in ("assistant", "last", "all"):
-        raise DataError(f"train_on: {train_on!r}", 'one of "assistant", "last", "all"')
-    special = special_texts(tokenizer)
-    marked = (_mark(tokenizer, messages, train_on, special) for messages in conversations)
-    return _encode(tokenizer, marked, add_specials=False, eos=None)
+    marker = Marker(tokenizer, train_on)
+    return encode_marked(tokenizer, (marker.mark(messages) for messages in conversations))
+
+
+def encode_marked(tokenizer: Any, rows: Iterable[Marked]) -> Iterator[Encoded]:
+    """Texts whose trained ranges are known, lazily and in order.
+
+    Raises:
+        ModelError: a tokenizer that does not tell which characters a token covers, or has no end token to add.
+    """
+    encoder, iterator = Encoder(tokenizer), iter(rows)
+    while chunk := list(islice(iterator, ROWS_AT_ONCE)):
+        yield from encoder.encode(chunk)
+
+
+def mark_pair(prompt: str, completion: str, train_on_inputs: bool = False, literal: Sequence[Span] = ()) -> Marked:
+    """A prompt and the completion that follows it."""
+    text = prompt + completion
+    return Marked(text, None if train_on_inputs else ((len(prompt), len(text)),), tuple(literal), True, True)
 
 
 def render_prompt(tokenizer: Any, messages: Messages) -> str:
     """The conversation as text, ending where the assistant is to speak."""
-    return _render(tokenizer, messages, add_generation_prompt=True)
+    return Marker(tokenizer).render(messages, add_generation_prompt=True)
 
 
 def special_texts(tokenizer: Any) -> tuple[str, ...]:
     """The texts of the tokenizer's special tokens, longest first."""
-    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return tuple(sorted(added | set(tokenizer.all_special_tokens), key=lambda text: (-len(text), text)))
+    return specials_of(tokenizer).texts
 
 
-def _mark(tokenizer: Any, messages: Messages, train_on: TrainOn, special: tuple[str, ...]) -> Marked:
-    text = _render(tokenizer, messages)
-    if train_on == "all":
-        return Marked(text, None)
-    turns = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
-    if train_on == "last":
-        turns = turns[-1:]
-    return Marked(text, tuple(_turn_span(tokenizer, messages, i, text, special) for i in turns))
+@dataclass
+class _Row:
+    """One row on its way: tokens and trained token ranges of its own text."""
+
+    ids: list[int]
+    spans: list[Span] | None = None
 
 
-def _turn_span(tokenizer: Any, messages: Messages, turn: int, text: str, special: tuple[str, ...]) -> Span:
-    """Characters of one assistant turn in ``text``: after the generation prompt, up to its terminator."""
-    before = _render(tokenizer, messages[:turn], add_generation_prompt=True)
-    until = text if turn == len(messages) - 1 else _render(tokenizer, messages[: turn + 1])
-    if not until.startswith(before) or not text.startswith(until):
-        part = "its generation prompt" if not until.startswith(before) else "the turns after it"
-        raise DataError(
-            f"the chat template cannot be masked: message {turn} (assistant) is written differently "
-            f"with {part} than without",
-            "a template that writes each turn the same way whatever follows",
-            "use another chat template, or train on the whole text",
-        )
-    body = until[len(before) :].rstrip()
-    closed = any(body.endswith(token) for token in special)
-    return len(before), len(before) + len(body) if closed else len(until)
+class Encoder:
+    """A tokenizer made ready for many rows.
 
-
-def _render(tokenizer: Any, messages: Messages, add_generation_prompt: bool = False) -> str:
-    from jinja2.exceptions import TemplateError
-
-    if not tokenizer.chat_template:
-        raise ModelError(
-            "the tokenizer has no chat template",
-            "a chat template, since the rows are messages",
-            "choose one, or give the rows as prompt and completion",
-        )
-    try:
-        return str(
-            tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=add_generation_prompt)
-        )
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        roles = ", ".join(str(message.get("role")) for message in messages) or "none"
-        raise DataError(f"the chat template refuses the messages (roles: {roles}): {error}") from error
-
-
-def _encode(tokenizer: Any, rows: Iterable[Marked], add_specials: bool, eos: int | None) -> Iterator[Encoded]:
-    if not getattr(tokenizer, "is_fast", False):
-        raise ModelError(
-            f"{type(tokenizer).__name__} does not tell which characters a token covers",
-            "a fast tokenizer (a model folder with tokenizer.json)",
-        )
-    head, tail = _own_specials(tokenizer) if add_specials else ([], [])
-    if eos is not None and tail[-1:] != [eos]:
-        tail = [*tail, eos]
-    iterator = iter(rows)
-    while chunk := list(islice(iterator, ROWS_AT_ONCE)):
-        yield from _encode_chunk(tokenizer, chunk, head, tail)
-
-
-def _encode_chunk(tokenizer: Any, rows: list[Marked], head: list[int], tail: list[int]) -> Iterator[Encoded]:
-    need_offsets = any(row.spans is not None for row in rows)
-    batch = tokenizer(
-        [row.text for row in rows],
-        add_special_tokens=False,
-        return_offsets_mapping=need_offsets,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    offsets = batch["offset_mapping"] if need_offsets else [[]] * len(rows)
-    for row, ids, extents in zip(rows, batch["input_ids"], offsets, strict=True):
-        labels = list(ids) if row.spans is None else _labels(ids, extents, row.spans)
-        yield _close(ids, labels, head, tail)
-
-
-def _labels(ids: list[int], offsets: list[Span], spans: Sequence[Span]) -> list[int]:
-    """Labels of the tokens that overlap a span; spans are in order and do not overlap.
-
-    Two things to know about the offsets of byte-level BPE: the tokens of one multi-byte character all carry that
-    character's range, and the white space in front of a token may be cut off its range (a token of spaces only then
-    has an empty range at its end). So a token begins where the token before it ended, or earlier.
+    Raises:
+        ModelError: a tokenizer that does not tell which characters a token covers.
     """
-    labels, reached, current = [IGNORE] * len(ids), 0, 0
-    for i, (start, end) in enumerate(offsets):
-        start = min(start, reached)
-        reached = max(reached, end)
-        while current < len(spans) and spans[current][1] <= start:
-            current += 1
-        if current < len(spans) and end > spans[current][0] and end > start:
-            labels[i] = ids[i]
-    return labels
+
+    def __init__(self, tokenizer: Any) -> None:
+        if not getattr(tokenizer, "is_fast", False):
+            raise ModelError(
+                f"{type(tokenizer).__name__} does not tell which characters a token covers",
+                "a fast tokenizer (a model folder with tokenizer.json)",
+            )
+        self.tokenizer = tokenizer
+        self.specials = specials_of(tokenizer)
+        self.lengths = byte_lengths(tokenizer)
+        self.head, self.tail = _own_specials(tokenizer)
+
+    def encode(self, rows: Sequence[Marked]) -> EncodedRows:
+        """Rows of any kind, in order."""
+        found = self._tokenise([row.text for row in rows if not row.literal])
+        each = iter(found)
+        plain = [row for row in rows if not row.literal]
+        self._plain_spans(plain, found)
+        done = [self._literal(row) if row.literal else next(each) for row in rows]
+        spans = [self._close(row, made) for row, made in zip(rows, done, strict=True)]
+        counts = np.fromiter((len(row.ids) for row in done), np.int64, len(done))
+        offsets = np.concatenate([[0], np.cumsum(counts)])
+        ids = np.fromiter(chain.from_iterable(row.ids for row in done), np.int32, int(offsets[-1]))
+        return EncodedRows(ids, offsets, spans, [len(row.literal) for row in rows])
+
+    def _tokenise(self, texts: list[str]) -> list[_Row]:
+        backend = self._backend()
+        encode = backend.encode_batch if self.lengths is None else backend.encode_batch_fast
+        encodings = encode(texts, add_special_tokens=False) if texts else []
+        if self.lengths is None:
+            self._offsets = [encoding.offsets for encoding in encodings]
+        return [_Row(encoding.ids) for encoding in encodings]
+
+    def _backend(self) -> Any:
+        """The tokenizer without what an earlier call has left set (padding, say); each call sets these anew anyway."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.no_padding()
+        backend.no_truncation()
+        backend.encode_special_tokens = False
+        return backend
+
+    def _plain_spans(self, rows: Sequence[Marked], found: Sequence[_Row]) -> None:
+        """Set the trained ranges of rows that have some of their own."""
+        wanted = [i for i, row in enumerate(rows) if row.spans is not None]
+        if self.lengths is None:
+            for i in wanted:
+                found[i].spans = spans_by_offsets(self._offsets[i], rows[i].spans or ())
+            return
+        rest = self._spans_by_length(self.lengths, [rows[i] for i in wanted], [found[i] for i in wanted])
+        again = [wanted[i] for i in rest]
+        encodings = self._backend().encode_batch([rows[i].text for i in again], add_special_tokens=False)
+        for i, encoding in zip(again, encodings, strict=True):
+            found[i].spans = spans_by_offsets(encoding.offsets, rows[i].spans or ())
+
+    def _spans_by_length(self, lengths: np.ndarray, rows: Sequence[Marked], found: Sequence[_Row]) -> list[int]:
+        """Set the ranges of all rows whose lengths add up; returns the numbers of the others."""
+        counts = np.fromiter((len(row.ids) for row in found), np.int64, len(found))
+        flat = np.fromiter(chain.from_iterable(row.ids for row in found), np.int64, int(counts.sum()))
+        ends = np.cumsum(lengths[flat], dtype=np.int64)
+        stops = np.cumsum(counts)
+        row_ends = np.concatenate([[0], ends])[stops]
+        row_starts = np.concatenate([[0], row_ends[:-1]])
+        spans, owner, rest = [], [], []
+        for i, row in enumerate(rows):
+            size, borders = _bytes(row.text, row.spans or ())
+            if size != row_ends[i] - row_starts[i]:
+                rest.append(i)
+                continue
+            found[i].spans = []
+            spans += borders
+            owner += [i] * len(borders)
+        first_token = (stops - counts).tolist()
+        for i, (start, stop) in zip(owner, spans_by_length(ends, spans, owner, row_starts), strict=True):
+            found[i].spans.append((start - first_token[i], stop - first_token[i]))  # type: ignore[union-attr]
+        return rest
+
+    def _literal(self, row: Marked) -> _Row:
+        """A row that quotes special tokens."""
+        text, anchors = rename_outside(self.specials, row.text, row.literal)
+        tokenizer = self.specials.literal
+        encoding = tokenizer.encode_batch([text])[0]
+        spans = None if row.spans is None else [(_moved(anchors, a), _moved(anchors, b)) for a, b in row.spans]
+        ranges = None if spans is None else spans_by_offsets(encoding.offsets, spans)
+        return _Row(tokenizer.ids_of(encoding), ranges)
+
+    def _close(self, row: Marked, made: _Row) -> tuple[Span, ...]:
+        """Add the special tokens around a row, each once; the end is trained with what it ends, the beginning not."""
+        head, tail = self._around(row)
+        ids = made.ids
+        before = 0
+        if head and ids[: len(head)] != head:
+            ids, before = head + ids, len(head)
+        spans = [(before, len(ids))] if made.spans is None else [(a + before, b + before) for a, b in made.spans]
+        if tail and ids[-len(tail) :] != tail:
+            ids = ids + tail
+            if row.spans is None or (row.spans and row.spans[-1][1] == len(row.text)):
+                reaches = bool(spans) and spans[-1][1] == len(ids) - len(tail)
+                start = spans.pop()[0] if reaches else len(ids) - len(tail)
+                spans.append((start, len(ids)))
+        made.ids = ids
+        return tuple((max(a, 1), b) for a, b in spans if b > max(a, 1))
+
+    def _around(self, row: Marked) -> tuple[list[int], list[int]]:
+        head, tail = (self.head, self.tail) if row.add_specials else ([], [])
+        if row.add_eos:
+            eos = _eos(self.tokenizer)
+            tail = tail if tail[-1:] == [eos] else [*tail, eos]
+        return head, tail
 
 
-def _close(ids: list[int], labels: list[int], head: list[int], tail: list[int]) -> Encoded:
-    """Add the special tokens around a row, each once; the end is trained, the beginning is not."""
-    if head and ids[: len(head)] != head:
-        ids, labels = head + ids, [IGNORE] * len(head) + labels
-    if tail and ids[-len(tail) :] != tail:
-        ids, labels = ids + tail, labels + tail
-    if labels:
-        labels[0] = IGNORE
-    return Encoded(ids, labels)
+def _bytes(text: str, spans: Sequence[Span]) -> tuple[int, list[Span]]:
+    """Size of the text and the spans, in bytes."""
+    if text.isascii():
+        return len(text), list(spans)
+    return len(text.encode()), [(len(text[:a].encode()), len(text[:b].encode())) for a, b in spans]
+
+
+def _moved(anchors: Sequence[Span], place: int) -> int:
+    """A place in a text, in its renamed form."""
+    old, new = next(anchor for anchor in reversed(anchors) if anchor[0] <= place)
+    return new + place - old
 
 
 def _own_specials(tokenizer: Any) -> tuple[list[int], list[int]]:

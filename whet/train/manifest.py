@@ -14,10 +14,10 @@ from whet.data.loader import Prepared
 
 
 def data_hash(prepared: Prepared) -> str:
-    """SHA-256 of the token ids and labels that are trained, in order."""
+    """SHA-256 of the tokens, of which are trained, and of the rows in order."""
     digest = hashlib.sha256()
-    for part in (prepared.ids, prepared.labels, prepared.offsets):
-        digest.update(np.ascontiguousarray(part).tobytes())
+    for part in (prepared.ids, prepared.mask, prepared.offsets, prepared.order):
+        digest.update(np.ascontiguousarray(part).data)
     return digest.hexdigest()
 
 
