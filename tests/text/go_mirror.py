@@ -29,7 +29,7 @@ def render(template, messages):
     tokens.append(("text", template[at:]))
     tree, rest = _block(tokens)
     assert not rest
-    return _run(tree, {"system": system, "messages": joined, "last": False, "message": None})
+    return _run(tree, {"system": system, "messages": joined, "last": False, "message": None, "set": {}})
 
 
 def _block(tokens):
@@ -81,6 +81,9 @@ def _value(action, scope):
     if action == "$last := eq (len (slice $.Messages $i)) 1":
         scope["last"] = scope["index"] == len(scope["messages"]) - 1
         return ""
+    if action in ("$open := true", "$open = false"):
+        scope["set"]["open"] = action.endswith("true")
+        return ""
     if action.startswith('"'):
         return json.loads(re.sub(r"\\U([0-9a-f]{8})", lambda found: chr(int(found.group(1), 16)), action))
     return {".Content": lambda: scope["message"]["content"], "$.System": lambda: scope["system"]}[action]()
@@ -88,12 +91,20 @@ def _value(action, scope):
 
 def _test(condition, scope):
     role = scope["message"] and scope["message"]["role"]
+    first = scope["messages"][0] if scope["messages"] else {"role": "", "content": ""}
     tests = {
         "not $last": lambda: not scope["last"],
         'and $last (ne .Role "assistant")': lambda: scope["last"] and role != "assistant",
+        "$open": lambda: scope["set"]["open"],
+        "$i": lambda: scope["index"] > 0,
+        ".Content": lambda: bool(scope["message"]["content"]),
         "$.System": lambda: bool(scope["system"]),
+        'or $.System (eq (index $.Messages 0).Role "system")': lambda: scope["system"] or first["role"] == "system",
         ".Messages": lambda: bool(scope["messages"]),
-        'ne (index .Messages 0).Role "system"': lambda: scope["messages"][0]["role"] != "system",
+        'ne (index .Messages 0).Role "system"': lambda: first["role"] != "system",
+        'or (ne (index .Messages 0).Role "system") (not (index .Messages 0).Content)': lambda: (
+            first["role"] != "system" or not first["content"]
+        ),
     }
     if condition.startswith('eq .Role "'):
         return role == condition.split('"')[1]

@@ -34,6 +34,30 @@ TEMPLATES = {
     "each turn, no default": TurnTemplate(
         Turn("U: ", "\n"), Turn("A: ", "\n"), Turn("S: ", "\n"), system_place="each_turn"
     ),
+    "at the start, default": TurnTemplate(
+        Turn("U: ", "\n"), Turn("A: ", "<end>\n"), Turn("S:\nDate: 1 May.\n", "\n"), "", system_place="start"
+    ),
+    "a later system message": TurnTemplate(
+        Turn("U: ", "\n"), Turn("A: ", "<end>\n"), Turn("S:\nDate: 1 May.\n", "\n"), "", later_system=Turn("S:\n", "\n")
+    ),
+    "in the first question": TurnTemplate(
+        Turn("[INST] ", " [/INST]"),
+        Turn(" ", "</s>"),
+        Turn("<<SYS>>\n", "\n<</SYS>>\n\n"),
+        generation="",
+        system_place="first_user",
+    ),
+    "in the first question, default": TurnTemplate(
+        Turn("U: ", "\n"), Turn("A: ", "</s>"), Turn("", "\n\n"), "Be brief.", system_place="first_user"
+    ),
+    "empty system skipped": TurnTemplate(
+        Turn("U: ", "\n"), Turn("A: ", "</s>"), Turn("S: ", "\n"), "Be brief.", skip_empty_system=True
+    ),
+    "trims": TurnTemplate(Turn("U: ", "\n"), Turn("A: ", "</s>\n"), Turn("S: ", "\n"), trim=True),
+    "trims, first question": TurnTemplate(
+        Turn("<u>\n", "</u>\n"), Turn("<m>\n", "</u>\n"), Turn("", "\n\n"), trim=True, system_place="first_user"
+    ),
+    "ends in eos": TurnTemplate(Turn("<u>", "<e>"), Turn("<a>", "<e>"), Turn("<s>", "<e>"), suffix="<|im_end|>"),
     "hostile": TurnTemplate(
         Turn('{{ .Content }} """ \\n {% if %} \'{'),
         Turn("}} `A`\t\u00a0\u200d{{", '"</s>\r\n'),
@@ -55,8 +79,11 @@ CHATS = [
     chat("uone", "atwo", "uthree", "afour", 'u{{ .Content }} """ {% x %}'),
     chat("u"),
 ]
-SYSTEM_CHATS = [[*chat("sOnly SQL."), *each] for each in CHATS] + [chat("u1", "a2", "slater", "u3")]
+SYSTEM_CHATS = [[*chat(system), *each] for system in ("sOnly SQL.", "s", "s\n x ") for each in CHATS]
+LATER_CHATS = [chat("u1", "a2", "slater", "u3"), chat("s0", "u1", "a2", "slater", "u3")]
 
 
 def chats(template: TurnTemplate) -> list[list[dict[str, str]]]:
-    return CHATS + (SYSTEM_CHATS if template.system else [])
+    if template.system is None:
+        return CHATS
+    return CHATS + SYSTEM_CHATS + (LATER_CHATS if template.system_place in ("turn", "each_turn") else [])

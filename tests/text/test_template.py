@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 
 from whet.errors import DataError
 from whet.text.encode import IGNORE, encode_messages
+from whet.text.derive import derive
 from whet.text.template import Turn, TurnTemplate, bundled, from_jinja
 
 
@@ -94,7 +95,7 @@ def test_every_template_can_be_masked(tokenizer, name):
     tokenizer.chat_template = template.jinja()
     row = encode_messages(tokenizer, chat("uone", "atwo", "uthree", "afour"))
     trained = tokenizer.decode([label for label in row.labels if label != IGNORE])
-    end = template.assistant.after.strip() and "<|im_end|>"
+    end = template.assistant.after.strip()
     assert trained.replace("\n", "").replace(" ", "") == f"two{end}four{end}"
 
 
@@ -152,25 +153,33 @@ def test_a_generation_prompt_of_its_own_is_found(tokenizer):
 @pytest.mark.parametrize(
     ("jinja", "why"),
     [
-        (QWEN_STYLE.replace("message.content", "(message.content | trim)"), "trims"),
-        ("{{ strftime_now('%d %b %Y') }}" + bundled("chatml").jinja(), "reads the clock"),
-        ("{{ 'Q: ' + messages[-1]['content'] }}", "drops earlier turns"),
+        (
+            QWEN_STYLE.replace("message.content", "(message.content | trim)"),
+            "white space away from questions and answers",
+        ),
+        ("{{ strftime_now('%d %b %Y') }}" + bundled("chatml").jinja(), "today's date"),
+        ("{{ 'Q: ' + messages[-1]['content'] }}", "every message once"),
         (
             "{% for m in messages %}{{ m.role + ': ' + m.content + ('' if loop.last else '\n') }}{% endfor %}",
-            "last turn",
+            "last answer",
         ),
         (
             "{% for m in messages %}{% if m.role == 'user' %}{{ '[INST] ' + (messages[0].content + '\n' if "
-            "messages[0].role == 'system' and loop.index0 == 1 else '') + m.content + ' [/INST] ' }}"
+            "messages[0].role == 'system' and loop.last else '') + m.content + ' [/INST] ' }}"
             "{% elif m.role == 'assistant' %}{{ m.content + '</s>' }}{% endif %}{% endfor %}",
-            "puts the system's text into the user's turn",
+            "the last user turn only",
         ),
-        ("{% for m in messages %}{% if m.role != 'system' %}{{ m.role + m.content }}{% endif %}{% endfor %}", "drops"),
+        (
+            "{% for m in messages %}{% if m.role != 'system' %}{{ m.role + m.content }}{% endif %}{% endfor %}",
+            "leaves out the system",
+        ),
     ],
 )
 def test_templates_that_do_more_are_not_taken(tokenizer, jinja, why):
     tokenizer.chat_template = jinja
-    assert from_jinja(tokenizer) is None, why
+    found, reason = derive(tokenizer)
+    assert found is None
+    assert why in reason
 
 
 def test_a_tokenizer_without_template(tokenizer):

@@ -14,14 +14,29 @@ from __future__ import annotations
 from itertools import groupby
 from operator import itemgetter
 
+from whet.errors import ExportError
 from whet.text.template import Turn, TurnTemplate
+
+_SYSTEM_FIRST = 'eq (index $.Messages 0).Role "system"'
 
 
 def to_go(template: TurnTemplate) -> str:
-    """Go text that renders what ``template.render`` renders, without the bos token (llama.cpp adds it)."""
+    """Go text that renders what ``template.render`` renders, without the bos token (llama.cpp adds it).
+
+    Raises:
+        ExportError: a template that trims contents; Go templates cannot.
+    """
+    if template.no_go:
+        raise ExportError(
+            f"this chat template has no Go form: {template.no_go}",
+            "a template that writes contents as they are",
+            "leave TEMPLATE out of the Modelfile: Ollama then uses the Jinja in the GGUF",
+        )
+    folds = template.system is not None and template.system_place == "first_user"
     return (
         literal(template.prefix)
         + _default(template)
+        + ("{{ $open := true }}" if folds else "")
         + "{{ range $i, $m := .Messages }}{{ $last := eq (len (slice $.Messages $i)) 1 }}"
         + _branches(template)
         + '{{ if and $last (ne .Role "assistant") }}'
@@ -32,40 +47,58 @@ def to_go(template: TurnTemplate) -> str:
 
 def _default(template: TurnTemplate) -> str:
     """The default system message, where the first message is not one."""
-    if template.system is None or template.default_system is None or template.system_place == "each_turn":
+    if template.system is None or template.default_system is None:
         return ""
     text = literal(template.system.before + template.default_system + template.system.after)
-    if not text:
+    if not text or template.system_place not in ("turn", "start"):
         return ""
-    return f'{{{{ if .Messages }}}}{{{{ if ne (index .Messages 0).Role "system" }}}}{text}{{{{ end }}}}{{{{ end }}}}'
+    absent = 'ne (index .Messages 0).Role "system"'
+    if template.skip_empty_system:
+        absent = f"or ({absent}) (not (index .Messages 0).Content)"
+    return f"{{{{ if .Messages }}}}{{{{ if {absent} }}}}{text}{{{{ end }}}}{{{{ end }}}}"
 
 
 def _branches(template: TurnTemplate) -> str:
     """One branch for each role; other roles write nothing."""
-    user = _content(template.user)
-    text = '{{ if eq .Role "user" }}' + user
+    system, user = "", _content(template.user)
     if template.system is not None and template.system_place == "each_turn":
-        text = '{{ if eq .Role "user" }}' + _system_again(template, template.system) + user
+        user = _gathered(template, template.system) + user
+    elif template.system is not None and template.system_place == "first_user":
+        user = literal(template.user.before) + _folded(template, template.system) + _content(template.user, "")
     elif template.system is not None:
-        text += '{{ else if eq .Role "system" }}' + _content(template.system)
-    before, after = literal(template.assistant.before), literal(template.assistant.after)
-    text += '{{ else if eq .Role "assistant" }}' + before + "{{ .Content }}"
+        system = '{{ else if eq .Role "system" }}' + _system_turn(template, template.system)
+    answer = literal(template.assistant.before) + "{{ .Content }}"
+    after = literal(template.assistant.after)
     if after:
-        text += "{{ if not $last }}" + after + "{{ end }}"
-    return text + "{{ end }}"
+        answer += "{{ if not $last }}" + after + "{{ end }}"
+    return '{{ if eq .Role "user" }}' + user + system + '{{ else if eq .Role "assistant" }}' + answer + "{{ end }}"
 
 
-def _system_again(template: TurnTemplate, system: Turn) -> str:
-    if template.default_system is None:
-        return "{{ if $.System }}" + literal(system.before) + "{{ $.System }}" + literal(system.after) + "{{ end }}"
+def _system_turn(template: TurnTemplate, system: Turn) -> str:
+    text = _content(system)
+    if template.later_system is not None:
+        text = "{{ if $i }}" + _content(template.later_system) + "{{ else }}" + text + "{{ end }}"
+    return "{{ if .Content }}" + text + "{{ end }}" if template.skip_empty_system else text
+
+
+def _folded(template: TurnTemplate, system: Turn) -> str:
+    """The system's text in the first user turn."""
+    return "{{ if $open }}{{ $open = false }}" + _gathered(template, system) + "{{ end }}"
+
+
+def _gathered(template: TurnTemplate, system: Turn) -> str:
+    """All system texts if there are some, else the default one."""
+    given = "$.System" if template.skip_empty_system else f"or $.System ({_SYSTEM_FIRST})"
     value = "{{ $.System }}"
+    if template.default_system is None:
+        return f"{{{{ if {given} }}}}" + literal(system.before) + value + literal(system.after) + "{{ end }}"
     if template.default_system:
-        value = "{{ if $.System }}{{ $.System }}{{ else }}" + literal(template.default_system) + "{{ end }}"
+        value = f"{{{{ if {given} }}}}{value}{{{{ else }}}}" + literal(template.default_system) + "{{ end }}"
     return literal(system.before) + value + literal(system.after)
 
 
-def _content(turn: Turn) -> str:
-    return literal(turn.before) + "{{ .Content }}" + literal(turn.after)
+def _content(turn: Turn, before: str | None = None) -> str:
+    return literal(turn.before if before is None else before) + "{{ .Content }}" + literal(turn.after)
 
 
 def literal(text: str) -> str:

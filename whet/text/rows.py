@@ -31,27 +31,36 @@ def in_own_template(tokenizer: Any, texts: Sequence[str]) -> bool:
 
 def _is_rendered(template: TurnTemplate, text: str, bos: str) -> bool:
     """Whether the row is what the template writes; a missing bos and missing white space at the end are allowed."""
-    messages = take_apart(template, text.removeprefix(bos))
+    text = text.removeprefix(bos).rstrip()
+    messages = take_apart(template, text)
     if not messages or not any(message["role"] == "assistant" for message in messages):
         return False
-    return template.render(messages).removeprefix(template.bos).rstrip() == text.removeprefix(bos).rstrip()
+    return text in _endings(template, template.render(messages).removeprefix(template.bos))
+
+
+def _endings(template: TurnTemplate, written: str) -> tuple[str, str]:
+    """The text with and without what is written once at the end."""
+    return written.rstrip(), written.removesuffix(template.suffix).rstrip()
 
 
 def take_apart(template: TurnTemplate, text: str) -> list[dict[str, str]] | None:
     """The messages of a rendered conversation without bos; None if it is not one.
 
-    White space may be missing at the end. Contents that hold the template's own pieces cannot be told apart.
+    White space may be missing at the end. Contents that hold the template's own pieces cannot be told apart. A system
+    text inside the first question stays part of it.
     """
     if template.system_place == "each_turn" or not text.startswith(template.prefix):
         return None
-    turns = {"system": template.system, "user": template.user, "assistant": template.assistant}
-    rest, messages = text[len(template.prefix) :], []
+    turns = {"user": template.user, "assistant": template.assistant}
+    if template.system is not None and template.system_place != "first_user":
+        turns["system"] = template.system
+    rest, messages = text[len(template.prefix) :].removesuffix(template.suffix), []
     while rest.strip():
-        fitting = [role for role, turn in turns.items() if turn and turn.before and rest.startswith(turn.before)]
+        fitting = [role for role, turn in turns.items() if turn.before and rest.startswith(turn.before)]
         if not fitting:
             return None
-        role = max(fitting, key=lambda role: len(turns[role].before))  # type: ignore[union-attr]
-        before, after = turns[role].before, turns[role].after  # type: ignore[union-attr]
+        role = max(fitting, key=lambda role: len(turns[role].before))
+        before, after = turns[role].before, turns[role].after
         content, end, left = rest[len(before) :].partition(after or "\0")
         if not end:
             content, end, left = rest[len(before) :].partition(after.rstrip() or "\0")
@@ -64,8 +73,13 @@ def take_apart(template: TurnTemplate, text: str) -> list[dict[str, str]] | None
 
 def _without_default(template: TurnTemplate, messages: list[dict[str, str]]) -> list[dict[str, str]]:
     first: Mapping[str, str] = messages[0] if messages else {}
-    if first.get("role") == "system" and first["content"] == template.default_system:
+    if template.system is None or template.default_system is None or not messages:
+        return messages
+    if first["role"] == "system" and first["content"] == template.default_system:
         return messages[1:]
+    folded = template.system.before + template.default_system + template.system.after
+    if template.system_place == "first_user" and first["content"].startswith(folded):
+        return [{"role": first["role"], "content": first["content"].removeprefix(folded)}, *messages[1:]]
     return messages
 
 

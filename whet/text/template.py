@@ -60,6 +60,7 @@ class TurnTemplate:
             on: as one such row after the other. Several system messages are then joined by an empty line, as Ollama
             does.
         later_system: the pieces of a system message that is not the first message, where they differ (place "turn").
+        skip_empty_system: an empty system message counts as none.
         trim: contents are written without the white space around them.
         suffix: written once, at the end, unless the text ends in a generation prompt.
         stop: the terminator of the assistant's turn; None takes ``assistant.after`` without the white space around it.
@@ -75,6 +76,7 @@ class TurnTemplate:
     bos: str = ""
     system_place: SystemPlace = "turn"
     later_system: Turn | None = None
+    skip_empty_system: bool = False
     trim: bool = False
     suffix: str = ""
     stop: str | None = None
@@ -156,17 +158,21 @@ class TurnTemplate:
     @property
     def no_go(self) -> str:
         """Why there is no Go form; "" where there is one."""
-        return "it takes away the white space around contents, and a Go template cannot do that" if self.trim else ""
+        from whet.text.reasons import TRIMS
+
+        return TRIMS if self.trim else ""
 
     def _in_order(self, messages: Messages, contents: list[str]) -> Iterator[Segment]:
         folded: list[Segment] = []
-        if self.system is not None and self.default_system is not None and not _begins_with_system(messages):
+        if self.system is not None and self.default_system is not None and not self._given(messages[:1], contents):
             folded = list(_around(self.system, self.default_system, -1))
             if self.system_place != "first_user":
                 yield from folded
         for i, (message, content) in enumerate(zip(messages, contents, strict=True)):
             turn = self._turn(message["role"], i)
-            if self.system_place != "first_user" or message["role"] == "assistant":
+            if message["role"] == "system" and not self._given([message], [content]):
+                yield Segment(content, i, "content")
+            elif self.system_place != "first_user" or message["role"] == "assistant":
                 yield from _around(turn, content, i)
             elif message["role"] == "system":
                 folded = list(_around(turn, content, i))
@@ -191,7 +197,7 @@ class TurnTemplate:
 
     def _gathered(self, messages: Messages, contents: list[str]) -> Iterator[Segment]:
         """All system texts, joined by an empty line, or the default one."""
-        given = [i for i, message in enumerate(messages) if message["role"] == "system"]
+        given = self._given(messages, contents)
         if self.system is None or (not given and self.default_system is None):
             return
         first, last = (given[0], given[-1]) if given else (-1, -1)
@@ -203,6 +209,14 @@ class TurnTemplate:
                 yield Segment("\n\n", i, "before")
             yield Segment(contents[i], i, "content")
         yield Segment(self.system.after, last, "after")
+
+    def _given(self, messages: Messages, contents: Sequence[str]) -> list[int]:
+        """Which messages are system messages that count."""
+        return [
+            i
+            for i, message in enumerate(messages)
+            if message["role"] == "system" and (contents[i] or not self.skip_empty_system)
+        ]
 
     def _turn(self, role: str, i: int) -> Turn:
         turn = {"system": self.system, "user": self.user, "assistant": self.assistant}.get(role)
@@ -225,10 +239,6 @@ class TurnTemplate:
         if message.get("tool_calls"):
             raise DataError(f"message {i + 1} calls a tool", "a template with a place for tool calls")
         return content.strip() if self.trim else content
-
-
-def _begins_with_system(messages: Messages) -> bool:
-    return bool(messages) and messages[0]["role"] == "system"
 
 
 def _around(turn: Turn, content: str, message: int) -> tuple[Segment, Segment, Segment]:
@@ -254,6 +264,6 @@ def bundled(name: str) -> TurnTemplate:
 
 def from_jinja(tokenizer: Any) -> TurnTemplate | None:
     """The tokenizer's own chat template as pieces, proved on probe conversations; None when it is not of this kind."""
-    from whet.text.jinja import derive
+    from whet.text.derive import derive
 
-    return derive(tokenizer)
+    return derive(tokenizer)[0]
