@@ -15,8 +15,13 @@ PUBLIC = [
     "SFTConfig",
     "SFTTrainer",
     "WhetError",
+    "apply_chat_template",
+    "get_chat_template",
     "is_bfloat16_supported",
+    "standardize_sharegpt",
     "starter_path",
+    "to_sharegpt",
+    "train_on_responses_only",
 ]
 
 

@@ -1,7 +1,7 @@
 """How whet is laid out: imports go one way, files and functions stay small, no file knows one machine.
 
 errors, config, runtime, console, llamacpp -> text -> data, models -> engine -> train -> export -> evaluate
--> serve -> api -> notebook, sample -> studio, cli
+-> serve -> api -> notebook_data -> notebook, sample -> studio, cli
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ RANKS = [
     {"evaluate"},
     {"serve"},
     {"api"},
+    {"notebook_data"},
     {"notebook", "sample"},
     {"studio", "cli"},
 ]

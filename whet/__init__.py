@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from whet.data.merge import to_sharegpt
+    from whet.data.turns import standardize_sharegpt
     from whet.notebook import FastLanguageModel, SFTConfig, SFTTrainer, is_bfloat16_supported
+    from whet.notebook_data import apply_chat_template, get_chat_template, train_on_responses_only
 
 __version__ = "0.1.0"
 __all__ = [
@@ -18,8 +21,13 @@ __all__ = [
     "SFTConfig",
     "SFTTrainer",
     "WhetError",
+    "apply_chat_template",
+    "get_chat_template",
     "is_bfloat16_supported",
+    "standardize_sharegpt",
     "starter_path",
+    "to_sharegpt",
+    "train_on_responses_only",
 ]
 
 _HOMES = {
@@ -27,7 +35,12 @@ _HOMES = {
     "SFTConfig": "whet.notebook",
     "SFTTrainer": "whet.notebook",
     "WhetError": "whet.errors",
+    "apply_chat_template": "whet.notebook_data",
+    "get_chat_template": "whet.notebook_data",
     "is_bfloat16_supported": "whet.notebook",
+    "standardize_sharegpt": "whet.data.turns",
+    "to_sharegpt": "whet.data.merge",
+    "train_on_responses_only": "whet.notebook_data",
 }
 
 

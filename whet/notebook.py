@@ -14,20 +14,18 @@ from typing import Any
 import torch
 
 from whet import runtime
+from whet.config.nearest import refuse_arguments
 from whet.console import notice, warn
 from whet.errors import ModelError, OutputError, ProofFailed, Unproved, WhetError
 from whet.export.folder import Exported, write_exports
 from whet.export.live import LiveSource
 from whet.export.merged import write_merged
-from whet.export.modelfile import modelfile
 from whet.export.verify import verify_gguf
 from whet.models.adapters import ALL_LINEAR, add_lora
 from whet.models.load import context_length, load_model
-from whet.text.template import from_jinja
+from whet.notebook_data import describe_template, own_template
 from whet.train import sft_trainer
-from whet.train.sft_trainer import SFTConfig, refuse_unknown
-
-MODELFILE_GGUF = "model.q8_0.gguf"  # the file that tokenizer._ollama_modelfile speaks of before an export names one
+from whet.train.sft_trainer import SFTConfig
 
 
 class FastLanguageModel:
@@ -64,7 +62,7 @@ class FastLanguageModel:
             ModelError: no such model.
             WhetError: an argument of an unknown name.
         """
-        _refuse(unknown, FastLanguageModel.from_pretrained)
+        refuse_arguments(unknown, FastLanguageModel.from_pretrained)
         if rope_scaling:
             raise ModelError("rope_scaling is not supported yet", "None", "use a model with a longer context")
         runtime.seed_everything(random_state)
@@ -112,7 +110,7 @@ class FastLanguageModel:
         Raises:
             ModelError: an adapter is there already, or no layer has these names.
         """
-        _refuse(unknown, FastLanguageModel.get_peft_model)
+        refuse_arguments(unknown, FastLanguageModel.get_peft_model)
         if loftq_config:
             raise ModelError("loftq_config is not supported", "None", "use init_lora_weights")
         wrapped = add_lora(
@@ -167,17 +165,6 @@ def is_bfloat16_supported() -> bool:
     return runtime.bf16_supported()
 
 
-def describe_template(tokenizer: Any, num_ctx: int | None = None) -> None:
-    """Set ``tokenizer._ollama_modelfile`` from the tokenizer's own chat template; None without one.
-
-    It is made from what ``save_pretrained`` keeps, so a saved tokenizer that is loaded again has the same.
-    """
-    template = from_jinja(tokenizer) if tokenizer.chat_template else None
-    stops = None if template is not None else [tokenizer.eos_token]
-    known = bool(tokenizer.chat_template)
-    tokenizer._ollama_modelfile = modelfile(MODELFILE_GGUF, template, num_ctx=num_ctx, stops=stops) if known else None
-
-
 def save_pretrained_gguf(
     model: Any,
     save_directory: str | Path,
@@ -199,7 +186,7 @@ def save_pretrained_gguf(
         ExportError: an architecture or template that cannot be written.
     """
     quants = [quantization_method] if isinstance(quantization_method, str) else list(quantization_method)
-    template = from_jinja(tokenizer) if tokenizer.chat_template else None
+    template = own_template(tokenizer)
     if not tokenizer.chat_template:
         warn("no chat template is exported: the rows used none, or none was found; prompts are continued as they are")
     context = getattr(model, "max_seq_length", None)
@@ -277,11 +264,6 @@ def _checkpointing(model: Any, asked: bool | str) -> None:
     wanted = asked is True or (asked in ("auto", "unsloth") and runtime.device().type == "cuda")
     if wanted:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-
-
-def _refuse(unknown: dict[str, Any], function: Any) -> None:
-    code = function.__code__
-    refuse_unknown(unknown, list(code.co_varnames[: code.co_argcount]), function.__name__)
 
 
 __all__ = [

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
+
+from whet.errors import WhetError
 
 # Names that other tools use for the same thing: further away in letters than in meaning.
 OTHER_NAMES = {
@@ -50,3 +53,27 @@ def did_you_mean(name: str, options: Iterable[str]) -> str:
     """A sentence with the nearest option, or nothing."""
     option = nearest(name, options)
     return f'did you mean "{option}"?' if option else ""
+
+
+def refuse_unknown(given: dict[str, Any], known: list[str], what: str) -> None:
+    """Raise for the first name in ``given`` that is not in ``known``, with the nearest one.
+
+    Raises:
+        WhetError: an unknown name.
+    """
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
+            raise WhetError(f"{what} has no argument {name}", fix=hint)
+
+
+def refuse_arguments(given: dict[str, Any], function: Any, what: str = "") -> None:
+    """Raise for the first name in ``given``, the unknown keywords of a call of ``function``.
+
+    Raises:
+        WhetError: there is one.
+    """
+    code = function.__code__
+    known = [name for name in code.co_varnames[: code.co_argcount] if name != "self"]
+    refuse_unknown(given, known, what or function.__name__)

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 import numpy as np
-import pandas as pd
+import pandas as pd  # type: ignore[import-untyped]
 
 _POSITIONAL = (1e-7, 1e16)  # outside of these sizes a float is written with an exponent
 _MIDNIGHT = datetime.time()
@@ -57,7 +57,7 @@ def cell_text(value: Any) -> str | None:
 
 def _number(value: float | np.floating[Any]) -> str:
     """The shortest digits that give this float back in its own width: 71.2833 stays so as a 32-bit float, too."""
-    size = abs(value)
+    size = abs(float(value))
     if size == 0:
         return "0"
     if _POSITIONAL[0] <= size < _POSITIONAL[1]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import datasets
 
-from whet.config.nearest import did_you_mean
+from whet.config.nearest import did_you_mean, refuse_arguments
 from whet.console import notice
 from whet.data.cell_text import column_texts
 from whet.data.merged_prompt import Counts, parse_prompt
@@ -45,6 +45,7 @@ def to_sharegpt(
     conversation_extension: int = 1,
     random_state: int = 3407,
     dialogue_extension: int | None = None,
+    **unknown: Any,
 ) -> datasets.Dataset:
     """Merge columns to a question, and pair it with its answer: a ``conversations`` column in ShareGPT form.
 
@@ -67,7 +68,9 @@ def to_sharegpt(
     Raises:
         DataError: a prompt that cannot be parsed (with a caret at the fault), an unknown column, no row left,
             fewer rows than turns.
+        WhetError: an argument of an unknown name.
     """
+    refuse_arguments(unknown, to_sharegpt)
     names = column_names(dataset)
     _refuse_conversations(dataset, names)
     turns = _turns(conversation_extension, dialogue_extension)

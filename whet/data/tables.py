@@ -7,8 +7,8 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pandas as pd
-import pyarrow as pa
+import pandas as pd  # type: ignore[import-untyped]
+import pyarrow as pa  # type: ignore[import-untyped]
 
 from whet.errors import DataError
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import datasets
-import pyarrow as pa
+import pyarrow as pa  # type: ignore[import-untyped]
 
+from whet.config.nearest import refuse_arguments
 from whet.data.tables import as_dataset, column_names, column_values
 from whet.errors import DataError
 
@@ -51,6 +52,7 @@ def standardize_sharegpt(
     aliases_for_system: Sequence[str] = SYSTEM_NAMES,
     aliases_for_user: Sequence[str] = USER_NAMES,
     aliases_for_assistant: Sequence[str] = ASSISTANT_NAMES,
+    **unknown: Any,
 ) -> datasets.Dataset:
     """Rows of any chat dialect with ``{"role", "content"}`` messages in the column ``conversations``.
 
@@ -65,7 +67,9 @@ def standardize_sharegpt(
 
     Raises:
         DataError: no column of messages, or a message without role or content, or of an unknown role; with its row.
+        WhetError: an argument of an unknown name.
     """
+    refuse_arguments(unknown, standardize_sharegpt)
     names = column_names(dataset)
     column = next((name for name in MESSAGE_COLUMNS if name in names), None)
     if column is None:

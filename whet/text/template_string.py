@@ -86,7 +86,7 @@ def parse_template(
     before = pieces.middle[len(close) :]
     if not before.rstrip(" \t"):
         close, before = "", pieces.middle
-    stop = _first(after, special)
+    stop = first_special(after, special)
     if stop is None:
         if not eos:
             raise DataError("nothing ends the answer", "an end token", "set tokenizer.eos_token")
@@ -108,6 +108,12 @@ def parse_template(
 def has_fields(text: str) -> bool:
     """Whether the text is meant as a template string: it holds {INPUT} or {OUTPUT}."""
     return INPUT in text or OUTPUT in text
+
+
+def first_special(text: str, special: Sequence[str]) -> str | None:
+    """The special token that comes first in the text."""
+    found = [(text.index(token), -len(token), token) for token in special if token in text]
+    return min(found)[2] if found else None
 
 
 # --- fields ---
@@ -185,14 +191,14 @@ def _one_pair(pieces: _Pieces, special: Sequence[str]) -> tuple[str, str, str]:
         if end.strip() and end in head:
             cut = head.rindex(end) + len(end)
             return head[:cut], head[cut:], tail
-    cut = _blank_line(head)
-    if cut is None:
-        cut = _turn_tokens(head, [token for token in special if token not in tail])
-    if cut is None:
-        cut = max((found.start() for found in _MARKER.finditer(head)), default=None)
-    if cut is None:
+    place = _blank_line(head)
+    if place is None:
+        place = _turn_tokens(head, [token for token in special if token not in tail])
+    if place is None:
+        place = max((found.start() for found in _MARKER.finditer(head)), default=None)
+    if place is None:
         return "", head, tail
-    cut = len(head[:cut].rstrip())
+    cut = len(head[:place].rstrip())
     if tail[-1:].isspace():  # the turn before brings the white space
         cut = len(head) - len(head[cut:].lstrip())
     return head[:cut], head[cut:], tail
@@ -243,9 +249,3 @@ def _turn_tokens(head: str, special: Sequence[str]) -> int | None:
         if start is not None and not _ROLE_WORD.fullmatch(before[found[0] + found[1] :]):
             return start
         start = found[0]
-
-
-def _first(text: str, special: Sequence[str]) -> str | None:
-    """The special token that comes first in the text."""
-    found = [(text.index(token), -len(token), token) for token in special if token in text]
-    return min(found)[2] if found else None

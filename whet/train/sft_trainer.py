@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import datasets
 from transformers import TrainingArguments
 
+from whet.config.nearest import refuse_arguments, refuse_unknown
 from whet.console import notice
-from whet.data.formats import FormatSpec, to_records
-from whet.data.loader import PackedDataset, PaddedDataset, Prepared, collate, collate_padded, prepare
-from whet.data.records import Record, TextRecord
+from whet.data.loader import PackedDataset, PaddedDataset, collate, collate_padded
+from whet.data.prepare import prepare
+from whet.data.prepared import Prepared
 from whet.data.tokens import encode_records
-from whet.errors import DataError, WhetError
+from whet.errors import WhetError
 from whet.models.load import context_length
+from whet.text.encode import Encoded
 from whet.train.fallback import mixed_precision, optimizer_name, settle
+from whet.train.sft_rows import SftRows, read_rows
 from whet.train.template import settle_template
 from whet.train.trainer import WhetTrainer
 
@@ -64,8 +65,12 @@ class SFTTrainer(WhetTrainer):
         formatting_func: makes the text of a row (or a list of texts of a batch of rows).
         packing: several rows in one of ``max_seq_length`` tokens, told apart by position ids.
 
+    Attributes:
+        train_rows, eval_rows: the rows as records, so that they can be masked in another way (``remake``).
+        prepared: the training rows as tokens.
+
     Raises:
-        DataError: rows that cannot be read, or none left.
+        DataError: rows that cannot be read or that supervised fine-tuning cannot use, or none left.
         WhetError: an argument of an unknown name.
     """
 
@@ -87,7 +92,7 @@ class SFTTrainer(WhetTrainer):
         compute_metrics: Any = None,
         **unknown: Any,
     ) -> None:
-        refuse_unknown(unknown, _names(SFTTrainer.__init__), "SFTTrainer")
+        refuse_arguments(unknown, SFTTrainer.__init__, "SFTTrainer")
         self.text_tokenizer = tokenizer if tokenizer is not None else processing_class
         if self.text_tokenizer is None:
             raise WhetError("SFTTrainer was given no tokenizer", fix="pass tokenizer=tokenizer")
@@ -96,68 +101,55 @@ class SFTTrainer(WhetTrainer):
                 "whet makes the batches and the validation loss itself: data_collator and compute_metrics are unused"
             )
         given = args if args is not None else SFTConfig(output_dir="outputs")
-        length = _length(model, given, max_seq_length)
+        self._length = _length(model, given, max_seq_length)
+        self._packed = packing if packing is not None else bool(getattr(given, "packing", False))
         text_field = dataset_text_field or getattr(given, "dataset_text_field", None) or TEXT_FIELD
-        packed = packing if packing is not None else bool(getattr(given, "packing", False))
+        self.train_rows = read_rows(train_dataset, text_field, formatting_func)
+        self.eval_rows = read_rows(eval_dataset, text_field, formatting_func) if eval_dataset is not None else None
+        self.template_kind = _settle(self.text_tokenizer, self.train_rows)
         train_on_inputs = getattr(given, "completion_only_loss", None) is False
-        records = read_rows(train_dataset, text_field, formatting_func)
-        self.template_kind = settle_template(self.text_tokenizer, records)
         encode = partial(encode_records, self.text_tokenizer, train_on_inputs=train_on_inputs)
-        self.prepared = prepare(encode(records), length)
+        self.prepared = prepare(encode(self.train_rows.records), self._length)
         _report(self.prepared)
-        held = read_rows(eval_dataset, text_field, formatting_func) if eval_dataset is not None else None
-        evaluated = _items(prepare(encode(held), length), packed, length) if held is not None else None
+        held = prepare(encode(self.eval_rows.records), self._length) if self.eval_rows is not None else None
         super().__init__(
             model=model,
             args=_quiet(settle(given)),
-            train_dataset=_items(self.prepared, packed, length),
-            eval_dataset=evaluated,
-            collate=partial(collate if packed else collate_padded, pad_id=self.text_tokenizer.pad_token_id or 0),
+            train_dataset=self._items(self.prepared),
+            eval_dataset=self._items(held) if held is not None else None,
+            collate=partial(collate if self._packed else collate_padded, pad_id=self.text_tokenizer.pad_token_id or 0),
             tokenizer=self.text_tokenizer,
             callbacks=callbacks,
         )
 
+    def remake(self, encode: Callable[[SftRows], Iterable[Encoded]]) -> None:
+        """Encode the rows in another way; at an error everything stays as it was.
 
-def read_rows(dataset: Any, text_field: str, formatting_func: Callable[[Any], Any] | None) -> list[Record]:
-    """Records of a notebook's data set: formatted texts, a text column, or whatever its columns are.
+        Args:
+            encode: rows to encoded documents.
 
-    Raises:
-        DataError: no data set, no rows, or columns that nothing is known about.
-    """
-    if dataset is None:
-        raise DataError("SFTTrainer was given no train_dataset", "rows to train on")
-    rows = dataset if isinstance(dataset, datasets.Dataset) else datasets.Dataset.from_list(list(dataset))
-    if len(rows) == 0:
-        raise DataError("the data set is empty", "at least one row")
-    if formatting_func is not None:
-        return [TextRecord(text) for text in _formatted(rows, formatting_func)]
-    if text_field in rows.column_names:
-        rows = rows.select_columns([text_field])
-        return to_records(rows, FormatSpec(kind="completion", field=text_field)).records
-    return to_records(rows, FormatSpec()).records
+        Raises:
+            DataError: nothing is left to train on.
+        """
+        prepared = prepare(encode(self.train_rows), self._length)
+        held = prepare(encode(self.eval_rows), self._length) if self.eval_rows is not None else None
+        _report(prepared)
+        self.prepared = prepared
+        self.train_dataset = self._items(prepared)
+        self.eval_dataset = self._items(held) if held is not None else None
+
+    def _items(self, prepared: Prepared) -> PackedDataset | PaddedDataset:
+        return PackedDataset(prepared, self._length) if self._packed else PaddedDataset(prepared)
 
 
-def _formatted(rows: datasets.Dataset, formatting_func: Callable[[Any], Any]) -> Iterable[str]:
-    """A formatting function takes a batch of rows and gives a list of texts, or takes one row and gives a text."""
-    try:
-        texts = formatting_func(rows[:])
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError):  # written for one row
-        texts = None
-    if not isinstance(texts, list) or len(texts) != len(rows):
-        texts = [formatting_func(row) for row in rows]
-    wrong = next((text for text in texts if not isinstance(text, str)), None)
-    if wrong is not None:
-        raise DataError(f"formatting_func gave {type(wrong).__name__}", "a text for a row, or a list of texts")
-    return texts
+def _settle(tokenizer: Any, rows: SftRows) -> str:
+    """Which template the rows teach. Texts beside the conversations that they were rendered from need no guess."""
+    return "tokenizer" if rows.are_rendered(tokenizer) else settle_template(tokenizer, rows.records)
 
 
 def _length(model: Any, args: Any, asked: int | None) -> int:
     named = asked or getattr(args, "max_length", None) or getattr(args, "max_seq_length", None)
     return context_length(model.config, named or getattr(model, "max_seq_length", None) or DEFAULT_LENGTH)
-
-
-def _items(prepared: Prepared, packed: bool, length: int) -> PackedDataset | PaddedDataset:
-    return PackedDataset(prepared, length) if packed else PaddedDataset(prepared)
 
 
 def _report(prepared: Prepared) -> None:
@@ -173,21 +165,3 @@ def _quiet(args: Any) -> Any:
     quiet.disable_tqdm = True
     quiet.dataloader_pin_memory = False
     return quiet
-
-
-def refuse_unknown(given: dict[str, Any], known: list[str], what: str) -> None:
-    """Raise for the first name in ``given`` that is not in ``known``, with the nearest one.
-
-    Raises:
-        WhetError: an unknown name.
-    """
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-            raise WhetError(f"{what} has no argument {name}", fix=hint)
-
-
-def _names(function: Any) -> list[str]:
-    code = function.__code__
-    return [name for name in code.co_varnames[: code.co_argcount] if name not in ("self", "model")]
