@@ -83,6 +83,32 @@ def test_flat_fields_for_the_formats() -> None:
     assert chat["roles"] == {"assistant": ["bot"]}
 
 
+def test_flat_fields_of_messages_and_sources() -> None:
+    text = """
+base_model: x
+datasets:
+  - path: a.csv
+    type: sharegpt
+    message_property_mappings: {content: value, tool_calls: calls, train: keep}
+    message_field_role: from
+    field_thinking: thought
+    field_tools: functions
+    roles_to_train: [assistant, tool]
+    weight: 2
+    delimiter: tab
+    encoding: cp1252
+    damaged: skip
+"""
+    entry = parse_config(text).datasets[0]
+    fields, source = entry.format_fields(), entry.source_fields()
+    assert (fields["field_role"], fields["field_content"]) == ("from", "value")
+    assert fields["properties"] == {"tool_calls": "calls", "train": "keep"}
+    assert (fields["field_thinking"], fields["field_tools"]) == ("thought", "functions")
+    assert fields["roles_to_train"] == ["assistant", "tool"] and entry.weight == 2.0
+    assert (source["delimiter"], source["encoding"], source["damaged"]) == ("\t", "cp1252", "skip")
+    assert (source["file_type"], source["split"], source["streaming"]) == (None, "train", False)
+
+
 def test_merge_keys_and_anchors() -> None:
     text = "base_model: x\ndatasets:\n  - &one {path: a, type: alpaca}\n  - <<: *one\n    path: b\n"
     first, second = parse_config(text).datasets

@@ -77,6 +77,26 @@ def test_a_typo_at_any_depth(line: str, place: str, nearest: str) -> None:
         ("lr_scheduler: cosin", 'lr_scheduler is "cosin"', 'did you mean "cosine"?'),
         ("chat_template: qwen_25", 'chat_template is "qwen_25"', "not supported yet"),
         ("test_datasets: [{path: a, type: alpacca}]", 'test_datasets.0.type is "alpacca"', 'did you mean "alpaca"?'),
+        ("test_datasets: [{path: a, type: sharegtp}]", 'test_datasets.0.type is "sharegtp"', 'mean "sharegpt"?'),
+        (
+            "test_datasets: [{path: a, type: input_output}]",
+            'test_datasets.0.type is "input_output"',
+            "not supported yet",
+        ),
+        ("test_datasets: [{path: a, damaged: ignore}]", 'test_datasets.0.damaged is "ignore"', "'error' or 'skip'"),
+        ("test_datasets: [{path: a, delimiter: ';;'}]", 'test_datasets.0.delimiter is ";;"', "one character, or tab"),
+        ("test_datasets: [{path: a, weight: 0}]", "test_datasets.0.weight is 0", "more than 0"),
+        ("test_datasets: [{path: a, roles_to_train: user}]", 'test_datasets.0.roles_to_train is "user"', "a list"),
+        (
+            "test_datasets: [{path: a, roles: {asistant: [x]}}]",
+            "test_datasets.0.roles is a mapping",
+            'did you mean "assistant"?',
+        ),
+        (
+            "test_datasets: [{path: a, message_property_mappings: {rolle: x}}]",
+            "test_datasets.0.message_property_mappings is a mapping",
+            'did you mean "role"?',
+        ),
         ("test_datasets: [{path: a, type: 7}]", "test_datasets.0.type is 7", "text"),
     ],
 )

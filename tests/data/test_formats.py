@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pytest
+from format_rows import made, read, refused, stream
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from whet.config import parse_config
-from whet.data.formats import ALPACA_FORMAT, ALPACA_NO_INPUT, FormatResult, FormatSpec, to_records
-from whet.data.records import ChatRecord, PairRecord, TextRecord
-from whet.data.sources import read_rows
+from whet.config.dataset_keys import DATASET_TYPES
+from whet.data.formats import ALPACA_FORMAT, ALPACA_NO_INPUT, FormatSpec, open_records
+from whet.data.records import ChatRecord, PairRecord, Record, TextRecord
 from whet.errors import DataError
 
-
-def read(rows: list[dict[str, Any]], **fields: Any) -> FormatResult:
-    return to_records(datasets.Dataset.from_list(rows), FormatSpec(**fields))
-
-
-def refused(rows: list[dict[str, Any]], **fields: Any) -> str:
-    with pytest.raises(DataError) as caught:
-        read(rows, **fields)
-    return str(caught.value)
-
-
-OWN = {
+OWN: dict[str, Any] = {
     "kind": "mapping",
     "field_instruction": "question",
     "field_input": "context",
@@ -36,38 +26,60 @@ OWN = {
 }
 
 
+def plain(record: Record) -> tuple[str, str]:
+    assert isinstance(record, PairRecord)
+    return record.prompt, record.completion
+
+
+def cells_of(record: Record) -> list[str]:
+    """The texts in the ranges that come from cells."""
+    assert isinstance(record, PairRecord)
+    return [(record.prompt + record.completion)[start:end] for start, end in record.content]
+
+
 def test_a_format_of_your_own() -> None:
     row = {"question": "how many?", "context": "t(a)", "answer": " SELECT 1 "}
-    assert read([row], **OWN).records == [PairRecord("T: t(a)\nQ: how many?\nA: ", " SELECT 1 ")]
+    record = made(row, **OWN)
+    assert plain(record) == ("T: t(a)\nQ: how many?\nA: ", " SELECT 1 ")
+    assert cells_of(record) == ["t(a)", "how many?", " SELECT 1 "]
 
 
 def test_rows_without_input_use_their_own_format() -> None:
     rows = [{"question": "q", "context": None, "answer": "a"}, {"question": "q", "context": "c", "answer": "a"}]
-    made = read(rows, **OWN, no_input_format="Q: {instruction}\nA: ").records
-    assert made == [PairRecord("Q: q\nA: ", "a"), PairRecord("T: c\nQ: q\nA: ", "a")]
-    assert read(rows, **OWN).records[0] == PairRecord("T: \nQ: q\nA: ", "a")
+    records = read(rows, **OWN, no_input_format="Q: {instruction}\nA: ").records
+    assert [plain(record) for record in records] == [("Q: q\nA: ", "a"), ("T: c\nQ: q\nA: ", "a")]
+    assert plain(read(rows, **OWN).records[0]) == ("T: \nQ: q\nA: ", "a")
 
 
 def test_system_text_fixed_or_from_a_column() -> None:
     row = {"question": "q", "context": "c", "answer": "a", "sys": "be brief"}
     fixed = {**OWN, "system_prompt": "answer in SQL", "system_format": "S: {system}\n"}
-    assert read([row], **fixed).records[0] == PairRecord("S: answer in SQL\nT: c\nQ: q\nA: ", "a")
-    assert read([row], **fixed, field_system="sys").records[0] == PairRecord("S: be brief\nT: c\nQ: q\nA: ", "a")
+    one, other = made(row, **fixed), made(row, **fixed, field_system="sys")
+    assert plain(one) == ("S: answer in SQL\nT: c\nQ: q\nA: ", "a") and cells_of(one) == ["c", "q", "a"]
+    assert plain(other) == ("S: be brief\nT: c\nQ: q\nA: ", "a") and cells_of(other) == ["be brief", "c", "q", "a"]
 
 
-@settings(deadline=None, max_examples=50)
-@given(question=st.text(min_size=1), answer=st.text(min_size=1))
-def test_any_text_reaches_the_record_unchanged(question: str, answer: str) -> None:
-    if not question.strip() or not answer.strip() or "\ud800" <= max(question + answer) <= "\udfff":
+@settings(deadline=None, max_examples=100)
+@given(question=st.text(min_size=1), context=st.text(), answer=st.text(min_size=1), system=st.text())
+def test_any_text_reaches_the_record_unchanged(question: str, context: str, answer: str, system: str) -> None:
+    if not question.strip() or not answer.strip():
         return
-    made = read([{"question": question, "context": "{instruction}", "answer": answer}], **OWN).records
-    assert made == [PairRecord(f"T: {{instruction}}\nQ: {question}\nA: ", answer)]
+    row = {"question": question, "context": context, "answer": answer, "sys": system}
+    record = made(row, **OWN, system_format="S{system}{{}}", field_system="sys")
+    head = f"S{system}{{}}" if system else ""
+    assert plain(record) == (f"{head}T: {context}\nQ: {question}\nA: ", answer)
+    assert cells_of(record) == [text for text in (system, context, question, answer) if text]
+
+
+def test_cells_that_touch_are_one_range() -> None:
+    row = {"question": "<|im_", "context": "end|>", "answer": "a"}
+    record = made(row, **OWN | {"format": "Q: {instruction}{input}"})
+    assert cells_of(record) == ["<|im_end|>a"]
 
 
 def test_braces_in_a_format() -> None:
     spec = {**OWN, "format": '{{x}} {"k": [1]} {instruction}|'}
-    made = read([{"question": "q", "context": "c", "answer": "a"}], **spec).records
-    assert made == [PairRecord('{x} {"k": [1]} q|', "a")]
+    assert plain(made({"question": "q", "context": "c", "answer": "a"}, **spec)) == ('{x} {"k": [1]} q|', "a")
 
 
 @pytest.mark.parametrize(
@@ -99,18 +111,36 @@ def test_rows_without_an_answer_are_counted() -> None:
 
 
 def test_numbers_and_lists_become_text() -> None:
-    made = read([{"question": 5, "context": ["a", "x"], "answer": 1.5}], **OWN | {"format": "{instruction}{input}"})
-    assert made.records == [PairRecord('5["a", "x"]', "1.5")]
+    record = made({"question": 5, "context": ["a", "x"], "answer": 1.5}, **OWN | {"format": "{instruction}{input}"})
+    assert plain(record) == ('5["a", "x"]', "1.5")
+    assert plain(made({"question": 23.0, "context": float("nan"), "answer": True}, **OWN)) == (
+        "T: \nQ: 23\nA: ",
+        "True",
+    )
 
 
 def test_alpaca_with_and_without_input(shared: Path) -> None:
-    rows = read_rows(shared / "data" / "alpaca" / "alpaca_en_demo.json")
-    records = to_records(rows, FormatSpec(kind="alpaca")).records
+    rows = json.loads((shared / "data" / "alpaca" / "alpaca_en_demo.json").read_text(encoding="utf-8"))
+    records = read(rows, kind="alpaca").records
     assert len(records) == len(rows) == 999
     for row, record in zip(rows, records, strict=True):
         frame = ALPACA_FORMAT if row["input"] else ALPACA_NO_INPUT
-        expected = frame.format(instruction=row["instruction"], input=row["input"])
-        assert record == PairRecord(expected, row["output"])
+        assert plain(record) == (frame.format(instruction=row["instruction"], input=row["input"]), row["output"])
+        assert cells_of(record) == [text for text in (row["instruction"], row["input"], row["output"]) if text]
+
+
+def test_alpaca_as_messages() -> None:
+    row = {"instruction": "Add.", "input": "1 and 2", "output": "3", "system": "Be brief."}
+    record = made(row, kind="alpaca:chat")
+    assert isinstance(record, ChatRecord)
+    assert [(m["role"], m["content"]) for m in record.messages] == [
+        ("system", "Be brief."),
+        ("user", "Add.\n1 and 2"),
+        ("assistant", "3"),
+    ]
+    short = made({"instruction": "Add.", "output": "3"}, kind="alpaca:chat")
+    assert isinstance(short, ChatRecord) and short.messages[0] == {"role": "user", "content": "Add."}
+    assert 'no column "output"' in refused([{"instruction": "i", "response": "r"}], kind="alpaca:chat")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +148,11 @@ def test_alpaca_with_and_without_input(shared: Path) -> None:
     [
         ([{"text": "hello"}], TextRecord("hello"), "column text"),
         ([{"text": "t", "prompt": "p", "completion": "c"}], PairRecord("p", "c"), "prompt and completion"),
-        ([{"instruction": "i", "output": "o"}], PairRecord(ALPACA_NO_INPUT.format(instruction="i"), "o"), "Alpaca"),
+        (
+            [{"instruction": "i", "output": "o"}],
+            PairRecord(ALPACA_NO_INPUT.format(instruction="i"), "o", ((124, 125), (141, 142))),
+            "Alpaca",
+        ),
         (
             [{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}],
             ChatRecord([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]),
@@ -147,39 +181,51 @@ def test_completion_of_a_named_column() -> None:
     assert 'no column "text"' in refused([{"body": "x"}], kind="completion")
 
 
-class TestConversations:
-    def test_a_named_column_and_named_parts(self) -> None:
-        rows = [{"chat": [{"who": "me", "says": "q"}, {"who": "bot", "says": " a "}]}]
-        fields = {"field_messages": "chat", "field_role": "who", "field_content": "says"}
-        made = read(rows, kind="chat_template", **fields, roles={"user": ["me"], "assistant": ["bot"]}).records
-        assert made == [ChatRecord([{"role": "user", "content": "q"}, {"role": "assistant", "content": " a "}])]
-        assert 'the role "me" is not known' in refused(rows, kind="chat_template", **fields)
-        odd = [{"messages": [{"role": "user", "says": "q"}]}]
-        assert "row 1: a message has no content: it has role, says" in refused(odd)
+def test_prompt_and_completion_in_any_mixture() -> None:
+    question, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
+    for prompt, completion in [("q", answer), ([question], "a"), (question, [answer]), ("q", [answer])]:
+        record = made({"prompt": prompt, "completion": completion}, kind="prompt_completion")
+        assert record == ChatRecord([question, answer])
+    record = made({"prompt": [question, answer, question], "completion": [answer]})
+    assert isinstance(record, ChatRecord)
+    assert [message.get("train") for message in record.messages] == [None, False, None, None]
+    assert made({"prompt": "", "completion": "a<|im_end|>"}) == PairRecord("", "a<|im_end|>")
 
-    def test_text_parts_are_joined_and_system_may_be_dropped(self) -> None:
-        parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
-        user = [{"type": "text", "text": "q"}]
-        rows = [{"messages": [{"role": "user", "content": user}, {"role": "assistant", "content": parts}]}]
-        made = read(rows, kind="chat_template").records[0]
-        assert isinstance(made, ChatRecord) and made.messages[1] == {"role": "assistant", "content": "ab"}
-        rows = [{"messages": [{"role": r, "content": r} for r in ("system", "user", "assistant")]}]
-        short = read(rows, kind="chat_template", drop_system_message=True).records[0]
-        assert isinstance(short, ChatRecord) and [m["role"] for m in short.messages] == ["user", "assistant"]
 
-    def test_what_cannot_be_trained_is_counted_or_refused(self) -> None:
-        question, answer = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
-        rows = [{"messages": [question, answer]}, {"messages": [question]}, {"messages": None}, {"messages": []}]
-        assert read(rows, kind="chat_template").dropped == {"no answer": 2, "no conversation": 1}
-        image = {"role": "user", "content": [{"type": "image", "text": "x"}]}
-        assert "more than text" in refused([{"messages": [image, {"role": "assistant", "content": [image]}]}])
-        assert "no list of messages" in refused([{"messages": "hello"}])
-        assert 'no column "messages"' in refused([{"text": "x"}], kind="chat_template")
+def test_records_come_in_batches_and_can_be_read_again() -> None:
+    rows = [{"text": f"row {i}" if i % 10 else ""} for i in range(95)]
+    records = open_records(stream(rows), FormatSpec())
+    for _ in range(2):
+        found = [(len(part), batch.first) for part, batch in records.batches(size=20)]
+        assert found == [(18, 1), (18, 21), (18, 41), (18, 61), (13, 81)]
+        assert records.dropped == {"no text": 10}
+    assert [record.text for record in records if isinstance(record, TextRecord)][:2] == ["row 1", "row 2"]
 
-    def test_the_articles_rows(self, shared: Path) -> None:
-        rows = read_rows(shared / "data" / "dpo" / "article_dpo.jsonl", split="train[:20]")
-        result = read(rows.to_list(), field_messages="conversation")
-        assert all(isinstance(record, ChatRecord) for record in result.records)
+
+def test_a_wrong_row_is_named_with_source_and_number() -> None:
+    good = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    rows = [good] * 1500 + [{"messages": [{"role": "wizard", "content": "q"}]}]
+    opened = stream(rows)
+    with pytest.raises(DataError) as caught:
+        list(open_records(opened, FormatSpec()))
+    assert str(caught.value).startswith(f'{opened.name}: row 1501: the role "wizard" is not known')
+
+
+def test_no_usable_row_is_an_error_at_the_end() -> None:
+    records = open_records(stream([{"text": ""}, {"text": None}]), FormatSpec())
+    with pytest.raises(DataError, match="no row is left of 2: 2 with no text"):
+        list(records)
+
+
+@pytest.mark.parametrize("kind", DATASET_TYPES)
+def test_every_type_of_the_config_is_known_here(kind: str) -> None:
+    message = refused([{"nothing": "of use"}], kind=kind)
+    assert "no column" in message and "is not known" not in message
+
+
+def test_types_that_are_not_there() -> None:
+    assert "not supported yet" in refused([{"segments": []}], kind="input_output")
+    assert 'did you mean "sharegpt"?' in refused([{"text": "x"}], kind="share_gpt")
 
 
 def test_the_configs_fields_are_the_specs_fields() -> None:
@@ -190,5 +236,5 @@ datasets:
 """
     own, alpaca = (FormatSpec(**entry.format_fields()) for entry in parse_config(text).datasets)
     assert (own.kind, own.field_input, own.format, alpaca.kind) == ("mapping", "c", "{input}", "alpaca")
-    plain = parse_config("base_model: x\ndatasets: [{path: a, type: {system_prompt: ''}}]").datasets[0]
-    assert FormatSpec(**plain.format_fields()) == FormatSpec(kind="mapping")
+    unset = parse_config("base_model: x\ndatasets: [{path: a, type: {system_prompt: ''}}]").datasets[0]
+    assert FormatSpec(**unset.format_fields()) == FormatSpec(kind="mapping")

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
 
 from whet.config.nearest import did_you_mean
-from whet.config.types import Bool, Names, Text, wrong
+from whet.config.types import Bool, Float, Names, Text, wrong
 
-DATASET_TYPES = ("alpaca", "chat_template", "completion")
+_STYLES = ("argilla", "argilla_chat", "icr", "intel", "prompt_pairs", "ultra")
+DATASET_TYPES = (
+    "alpaca",
+    "alpaca:chat",
+    "sharegpt",
+    "chat_template",
+    "prompt_completion",
+    "completion",
+    "pretrain",
+    "preference",
+    "kto",
+    "chat_template.default",
+    "chat_template.argilla",
+    "chat_template.argilla_chat",
+    *(f"{prefix}.{style}" for prefix in ("chatml", "llama3", "kto") for style in _STYLES),
+)
+COMMON_TYPES = DATASET_TYPES[
+    : DATASET_TYPES.index("kto") + 1
+]  # listed in messages and tables; the others are Axolotl's
+MESSAGE_PROPERTIES = ("role", "content", "reasoning_content", "tool_calls", "tool_call_id", "name", "train", "weight")
+ROLE_TARGETS = ("system", "user", "assistant", "tool")
 
 
 class DatasetType(BaseModel):
@@ -47,53 +67,110 @@ class DatasetConfig(BaseModel):
             Discriminator(lambda value: "<mapping>" if isinstance(value, dict | DatasetType) else "<name>"),
         ]
         | None
-    ) = Field(None, description="alpaca, chat_template, completion or a mapping of your own; unset: found from columns")
+    ) = Field(None, description=f"{', '.join(COMMON_TYPES)} or a mapping of your own; unset: found from the columns")
+    weight: Float = Field(
+        1.0, gt=0, description="how often each row is seen in an epoch: 2 twice, 0.5 half of the rows"
+    )
+
+    # reading
     data_files: Names | None = Field(
         None, description="files to read, where path names a folder, a hub name or a format"
     )
-    ds_type: Text | None = Field(None, description="json, jsonl, csv, tsv or parquet; unset: found from the suffix")
-    revision: Text | None = Field(None, description="commit, tag or branch on the hub; unset: the newest")
-    field: Text | None = Field(None, description="completion: the column with the text; unset: text")
-    field_messages: Text | None = Field(
-        None, description="chat_template: the column with the conversation; unset: messages, then conversations"
+    ds_type: Text | None = Field(
+        None, description="json, jsonl, csv, tsv, xlsx, parquet, arrow or text; unset: found from the suffix"
     )
+    revision: Text | None = Field(None, description="commit, tag or branch on the hub; unset: the newest")
+    streaming: Bool = Field(False, description="read a hub data set over the network, row by row, without a copy here")
+    damaged: Literal["error", "skip"] = Field(
+        "error", description="damaged lines: stop with the line's number, or skip and count them"
+    )
+    encoding: Text | None = Field(None, description="encoding of text files, such as utf-8 or cp1252; unset: detected")
+    delimiter: Text | None = Field(
+        None, description="character between the cells of a CSV; tab: a tab; unset: detected"
+    )
+
+    # columns
+    field: Text | None = Field(None, description="completion, pretrain: the column with the text; unset: text")
+    field_messages: Text | None = Field(
+        None, description="column with the conversation or the prompt; unset: messages, conversations, conversation"
+    )
+    field_tools: Text | None = Field(None, description="column with the tools of a conversation; unset: tools")
+    field_chosen: Text | None = Field(None, description="preference pairs: the better answer; unset: chosen")
+    field_rejected: Text | None = Field(None, description="preference pairs: the worse answer; unset: rejected")
+    field_label: Text | None = Field(None, description="kto: whether the completion is good; unset: label")
+
+    # messages
     message_property_mappings: dict[str, str] | None = Field(
-        None, description="chat_template: names inside a message, {role: ..., content: ...}; unset: found from the rows"
+        None,
+        description=f"names inside a message, {{{MESSAGE_PROPERTIES[0]}: from, {MESSAGE_PROPERTIES[1]}: value}}; "
+        f"also {', '.join(MESSAGE_PROPERTIES[2:])}; unset: found from the rows",
     )
     message_field_role: Text | None = Field(None, description="older name of message_property_mappings.role")
     message_field_content: Text | None = Field(None, description="older name of message_property_mappings.content")
+    field_thinking: Text | None = Field(
+        None, description="name inside a message of the thinking; unset: reasoning_content, thinking or reasoning"
+    )
+    message_field_training: Text | None = Field(
+        None, description="name inside a message of the flag that says whether it is trained; unset: train or training"
+    )
     roles: dict[str, list[str]] | None = Field(
         None,
-        description="chat_template: {assistant: [bot, model], ...}; unset: user/human, assistant/gpt, system, tool",
+        description="names of roles in the rows, {assistant: [narrator], ...}, added to the usual ones "
+        "(human, gpt, bot, model, observation, function_call, ...)",
     )
-    drop_system_message: Bool = Field(False, description="chat_template: leave system messages out")
+    roles_to_train: list[str] | None = Field(None, description="roles whose messages are trained; unset: [assistant]")
+    drop_system_message: Bool = Field(False, description="leave system messages out")
 
     @field_validator("type")
     @classmethod
     def _type_is_known(cls, value: Any) -> Any:
+        if value == "input_output":
+            raise wrong("a supported type: input_output is not supported yet; give columns prompt and completion")
         if isinstance(value, str) and value not in DATASET_TYPES:
-            names = ", ".join(DATASET_TYPES)
-            raise wrong(f"{names} or a mapping (others are not supported yet); {did_you_mean(value, DATASET_TYPES)}")
+            raise wrong(f"{', '.join(COMMON_TYPES)} or a mapping; {did_you_mean(value, DATASET_TYPES)}")
         return value
 
     @field_validator("message_property_mappings")
     @classmethod
-    def _only_role_and_content(cls, value: dict[str, str] | None) -> dict[str, str] | None:
-        if value and set(value) - {"role", "content"}:
-            raise wrong("role and content (other properties are not supported yet)")
+    def _properties_are_known(cls, value: dict[str, str] | None) -> dict[str, str] | None:
+        _refuse_unknown(value or {}, MESSAGE_PROPERTIES)
+        return value
+
+    @field_validator("roles")
+    @classmethod
+    def _roles_are_known(cls, value: dict[str, list[str]] | None) -> dict[str, list[str]] | None:
+        _refuse_unknown(value or {}, ROLE_TARGETS)
+        return value
+
+    @field_validator("delimiter")
+    @classmethod
+    def _delimiter_is_one_character(cls, value: str | None) -> str | None:
+        value = "\t" if value in ("tab", "\\t") else value
+        if value is not None and len(value) != 1:
+            raise wrong("one character, or tab")
         return value
 
     def format_fields(self) -> dict[str, Any]:
         """The flat arguments of ``whet.data.formats.FormatSpec``."""
-        mappings = self.message_property_mappings or {}
-        fields: dict[str, Any] = {
-            "field": self.field,
-            "field_messages": self.field_messages,
-            "field_role": mappings.get("role") or self.message_field_role,
-            "field_content": mappings.get("content") or self.message_field_content,
-            "roles": self.roles,
-            "drop_system_message": self.drop_system_message,
-        }
+        mappings = dict(self.message_property_mappings or {})
+        role, content = mappings.pop("role", None), mappings.pop("content", None)
+        names = "field field_messages field_tools field_chosen field_rejected field_label field_thinking "
+        names += "message_field_training roles roles_to_train drop_system_message"
+        fields: dict[str, Any] = {name: getattr(self, name) for name in names.split()}
+        fields["field_role"] = role or self.message_field_role
+        fields["field_content"] = content or self.message_field_content
+        fields["properties"] = mappings or None
         if isinstance(self.type, DatasetType):
             return {**fields, "kind": "mapping", **self.type.model_dump()}
         return {**fields, "kind": self.type}
+
+    def source_fields(self) -> dict[str, Any]:
+        """The flat arguments of ``whet.data.stream.open_rows`` beside the path."""
+        names = ("name", "split", "revision", "data_files", "damaged", "streaming", "encoding", "delimiter")
+        return {"file_type": self.ds_type} | {name: getattr(self, name) for name in names}
+
+
+def _refuse_unknown(given: dict[str, Any], known: tuple[str, ...]) -> None:
+    unknown = next((name for name in given if name not in known), None)
+    if unknown is not None:
+        raise wrong(f"{', '.join(known)}, and not {unknown}; {did_you_mean(unknown, known)}")

@@ -14,7 +14,7 @@ _ATTENTION = "the fastest attention of this machine is used"
 _BUILT_IN = "what it asks for is built in, or not needed"
 _FROM_FOLDER = "the model's own folder says it"
 _COMPILE = "whet does not compile the model"
-_MEMORY = "whet reads the data into memory and keeps no prepared copy"
+_CORES = "rows are prepared by all cores, and read from memory or a mapped file"
 _ROWS = "rows are packed or grouped by length; the result is the same"
 
 NO_EFFECT: dict[str, str] = {
@@ -66,13 +66,12 @@ NO_EFFECT: dict[str, str] = {
     "sample_packing_eff_est": _ROWS,
     "multipack_real_batches": _ROWS,
     "batch_flattening": _ROWS,
-    "dataset_prepared_path": _MEMORY,
-    "dataset_processes": _MEMORY,
-    "dataset_num_proc": _MEMORY,
-    "dataset_keep_in_memory": _MEMORY,
-    "dataloader_num_workers": _MEMORY,
-    "dataloader_pin_memory": _MEMORY,
-    "dataloader_prefetch_factor": _MEMORY,
+    "dataset_processes": _CORES,
+    "dataset_num_proc": _CORES,
+    "dataset_keep_in_memory": _CORES,
+    "dataloader_num_workers": _CORES,
+    "dataloader_pin_memory": _CORES,
+    "dataloader_prefetch_factor": _CORES,
     "ddp_*": "it concerns several GPUs",
     "gc_steps": _BUILT_IN,
 }
@@ -137,26 +136,22 @@ _NOT_YET_PLAIN = """
 NOT_YET |= dict.fromkeys(_NOT_YET_PLAIN.split(), _LATER)
 
 DATASET_NOT_YET: dict[str, str] = {
-    "field_chosen": _PREFERENCE,
-    "field_rejected": _PREFERENCE,
     "trust_remote_code": "whet runs no code that comes with data",
     "chat_template": "set chat_template for the whole run",
     "chat_template_jinja": "set chat_template_jinja for the whole run",
     "train_on_eos": "the end of each trained turn is trained (turn)",
     "train_on_eot": "the end of each trained turn is trained (turn)",
-    "roles_to_train": "the assistant's turns are trained",
 }
 _DATASET_PLAIN = """
-    conversation field_human field_model field_thinking field_tools input_format input_transform logprobs_field
-    message_field_training message_field_training_detail preprocess_shards shards shards_idx split_thinking
-    temperature template_thinking_key"""
+    conversation field_human field_model input_format input_transform logprobs_field message_field_training_detail
+    preprocess_shards shards shards_idx split_thinking temperature template_thinking_key"""
 DATASET_NOT_YET |= dict.fromkeys(_DATASET_PLAIN.split(), _LATER)
 
 # Values of the keys above that ask for what whet does anyway.
 _HARMLESS: dict[str, list[Any]] = {
     "chat_template": ["tokenizer_default"],
     "mean_resizing_embeddings": [True],
-    "roles_to_train": [["assistant"], ["gpt"]],
+    "template_thinking_key": ["reasoning_content"],
     "train_on_eos": ["turn"],
     "train_on_eot": ["turn"],
 }
