@@ -4,11 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from whet.config import load_config
 from whet.console import notice, say
 from whet.errors import ExportError
+
+if TYPE_CHECKING:
+    from whet.data.audit_report import AuditReport
+
+
+def preview(
+    config: Path | str, *, rows: int = 3, html: Path | str | None = None, overrides: Sequence[str] = ()
+) -> AuditReport:
+    """Read and encode the data of a YAML file and say what is wrong with it; no model is loaded.
+
+    Args:
+        config: the YAML file.
+        rows: training rows to show, at most.
+        html: a page with the whole report, written there.
+        overrides: ``key=value`` texts that replace its settings.
+
+    Returns:
+        The report; ``print()`` shows it, ``check()`` raises where the data cannot be trained on.
+
+    Raises:
+        WhetError: a bad config, no rows, no tokenizer, a place that cannot be written.
+    """
+    settings = load_config(config, overrides)
+    for remark in settings.remarks:
+        say(*remark)
+    from whet.train.preview import preview as look
+
+    report = look(settings, rows)
+    if html is not None:
+        report.write_html(html)
+    return report
 
 
 def train(
