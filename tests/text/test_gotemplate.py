@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-from pathlib import Path
-
 import go_mirror
-import pytest
+from go_run import expected, run_go
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from template_cases import TEMPLATES, chat, chats
@@ -19,15 +14,6 @@ from whet.text.template import Turn, TurnTemplate
 PIECE = st.text(
     st.one_of(st.sampled_from('{}"\\`\n\t %#-<|\u00a0'), st.characters(blacklist_categories=("Cs",))), max_size=8
 )
-
-
-def expected(template, messages):
-    """Ollama: joined neighbours, and a last assistant message left open."""
-    _, joined = go_mirror.collate(messages)
-    if joined[-1]["role"] != "assistant":
-        return template.render(joined, add_generation_prompt=True)
-    whole = template.render(joined).removesuffix(template.suffix)
-    return whole[: len(whole) - len(template.assistant.after)]
 
 
 def cases():
@@ -56,27 +42,10 @@ def test_literal_text_is_safe_in_go_and_in_a_modelfile(text):
     assert all(character.isprintable() or character == "\n" for character in written)
 
 
-@pytest.fixture(scope="module")
-def go_program(tmp_path_factory):
-    if not shutil.which("go"):
-        pytest.skip("go is not installed")
-    program = tmp_path_factory.mktemp("go") / "render"
-    source = Path(__file__).parent / "go" / "render.go"
-    subprocess.run(["go", "build", "-o", program, source], check=True, timeout=240, capture_output=True)
-    return program
-
-
-def run_go(program, work):
-    given = json.dumps([{"template": template.go(), "messages": messages} for template, messages in work])
-    done = subprocess.run([program], input=given.encode(), capture_output=True, check=True, timeout=60)
-    return json.loads(done.stdout)
-
-
 def test_go_renders_what_the_template_renders(go_program):
     work = [(TEMPLATES[name], messages) for name, messages in cases()]
-    for (template, messages), result in zip(work, run_go(go_program, work), strict=True):
-        assert result["error"] == ""
-        assert result["text"] == expected(template, messages)
+    texts = run_go(go_program, [(template.go(), messages) for template, messages in work])
+    assert texts == [expected(template, messages) for template, messages in work]
 
 
 def test_go_renders_any_pieces(go_program):
@@ -100,5 +69,5 @@ def test_go_renders_any_pieces(go_program):
 
     collect()
     assert len(work) > 200
-    for (template, messages), result in zip(work, run_go(go_program, work), strict=True):
-        assert result == {"text": expected(template, messages), "error": ""}
+    texts = run_go(go_program, [(template.go(), messages) for template, messages in work])
+    assert texts == [expected(template, messages) for template, messages in work]

@@ -11,8 +11,8 @@ from template_cases import EOS, TEMPLATES, chat, chats
 from transformers import AutoTokenizer
 
 from whet.errors import DataError
-from whet.text.encode import IGNORE, encode_messages
 from whet.text.derive import derive
+from whet.text.encode import IGNORE, encode_messages
 from whet.text.template import Turn, TurnTemplate, bundled, from_jinja
 
 

@@ -19,10 +19,10 @@ _NO_USER = "{{ raise_exception('this template writes the system text in a user m
 def to_jinja(template: TurnTemplate) -> str:
     """Jinja that renders what ``template.render`` renders."""
     write = {"each_turn": _each_turn, "first_user": _first_user}.get(template.system_place, _one_by_one)
-    end = f"{{% if add_generation_prompt %}}{_print(template.generation_prompt)}"
+    end = f"{{% if add_generation_prompt %}}{printed(template.generation_prompt)}"
     if template.suffix:
-        end += f"{{% else %}}{_print(template.suffix)}"
-    return _print(template.bos + template.prefix) + write(template) + end + "{% endif %}"
+        end += f"{{% else %}}{printed(template.suffix)}"
+    return printed(template.bos + template.prefix) + write(template) + end + "{% endif %}"
 
 
 def _one_by_one(template: TurnTemplate) -> str:
@@ -34,7 +34,7 @@ def _one_by_one(template: TurnTemplate) -> str:
             absent = "not messages or messages[0]['role'] != 'system'"
             if template.skip_empty_system:
                 absent += f" or not {_read(template, 'messages[0]')}"
-            lead = f"{{% if {absent} %}}{_print(default)}{{% endif %}}"
+            lead = f"{{% if {absent} %}}{printed(default)}{{% endif %}}"
     return lead + _loop([*branches, *_speakers(template)])
 
 
@@ -61,9 +61,9 @@ def _first_user(template: TurnTemplate) -> str:
     if template.skip_empty_system:
         keep = f"{{% if {_read(template)} %}}{keep}{{% endif %}}"
     keep = f"{{% if loop.first %}}{keep}{{% else %}}{_ONLY_FIRST}{{% endif %}}"
-    folded = _print(system.before) + "{{ ns.text }}" + _print(system.after)
+    folded = printed(system.before) + "{{ ns.text }}" + printed(system.after)
     user = (
-        _print(template.user.before)
+        printed(template.user.before)
         + f"{{% if ns.waits %}}{folded}{{% set ns.waits = false %}}{{% endif %}}"
         + _content(template, Turn("", template.user.after))
     )
@@ -84,7 +84,7 @@ def _each_turn(template: TurnTemplate) -> str:
         f"{{% else %}}{{% set ns.system = ns.system + '\\n\\n' + {_read(template)} %}}{{% endif %}}"
         "{% set ns.count = ns.count + 1 %}{% endif %}{% endfor %}"
     )
-    written = _print(system.before) + "{{ ns.system }}" + _print(system.after)
+    written = printed(system.before) + "{{ ns.system }}" + printed(system.after)
     if template.default_system is None:
         written = f"{{% if ns.count > 0 %}}{written}{{% endif %}}"
     user, assistant = _speakers(template)
@@ -104,14 +104,15 @@ def _loop(branches: Sequence[tuple[str, str]]) -> str:
 
 
 def _content(template: TurnTemplate, turn: Turn) -> str:
-    return _print(turn.before) + f"{{{{ {_read(template)} }}}}" + _print(turn.after)
+    return printed(turn.before) + f"{{{{ {_read(template)} }}}}" + printed(turn.after)
 
 
 def _read(template: TurnTemplate, message: str = "message") -> str:
     return f"({message}['content'] | trim)" if template.trim else f"{message}['content']"
 
 
-def _print(text: str) -> str:
+def printed(text: str) -> str:
+    """An expression that writes this text."""
     return f"{{{{ {_quote(text)} }}}}" if text else ""
 
 

@@ -249,17 +249,19 @@ def _around(turn: Turn, content: str, message: int) -> tuple[Segment, Segment, S
     )
 
 
-def bundled(name: str) -> TurnTemplate:
-    """A template that comes with whet, by name.
+def bundled(name: str, tokenizer: Any = None) -> TurnTemplate:
+    """A template that comes with whet, by name or alias.
+
+    Args:
+        tokenizer: its bos and end token are written; None writes those of the format's own models.
 
     Raises:
-        DataError: an unknown name; the message lists the known ones.
+        DataError: an unknown name (the message has the nearest one), or a template that is more than pieces
+            (``whet.text.chat.bundled_chat_template`` has it).
     """
-    from whet.text.templates import BUNDLED
+    from whet.text.chat import bundled_pieces
 
-    if name not in BUNDLED:
-        raise DataError(f"chat template {name!r}", "one of " + ", ".join(sorted(BUNDLED)))
-    return BUNDLED[name]
+    return bundled_pieces(name, tokenizer)
 
 
 def from_jinja(tokenizer: Any) -> TurnTemplate | None:
