@@ -67,7 +67,11 @@ class DatasetConfig(BaseModel):
             Discriminator(lambda value: "<mapping>" if isinstance(value, dict | DatasetType) else "<name>"),
         ]
         | None
-    ) = Field(None, description=f"{', '.join(COMMON_TYPES)} or a mapping of your own; unset: found from the columns")
+    ) = Field(
+        None,
+        description=f"{', '.join(COMMON_TYPES)}, a name of Axolotl's for pairs (chat_template.default, chatml.intel, "
+        "kto.ultra, ...) or a mapping of your own; unset: found from the columns",
+    )
     weight: Float = Field(
         1.0, gt=0, description="how often each row is seen in an epoch: 2 twice, 0.5 half of the rows"
     )

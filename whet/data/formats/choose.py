@@ -10,7 +10,7 @@ from whet.config.nearest import did_you_mean
 from whet.data.formats import columns as texts
 from whet.data.formats.cells import Make, first_of, need
 from whet.data.formats.chats import MESSAGE_COLUMNS, chat
-from whet.data.formats.labels import LABELS, labels, truth
+from whet.data.formats.labels import LABELS, labels
 from whet.data.formats.preference import CHOSEN, REJECTED, pair_columns, preference
 from whet.data.formats.spec import FormatSpec
 from whet.errors import DataError
@@ -113,4 +113,6 @@ def _has_labels(here: set[str], first_row: FirstRow) -> bool:
     """A column label beside prompt and completion may also be a class: only a truth value makes it KTO's."""
     if "kto_tag" in here and (here & set(MESSAGE_COLUMNS) or {"prompt", "completion"} <= here):
         return True
-    return {"prompt", "completion", "label"} <= here and truth(first_row().get("label")) is not None
+    if not {"prompt", "completion", "label"} <= here:
+        return False
+    return str(first_row().get("label")).strip().lower() in ("true", "false")
