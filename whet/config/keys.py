@@ -9,13 +9,15 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator
 
+from whet.config.chat_templates import CHAT_TEMPLATES as BUNDLED_TEMPLATES
+from whet.config.chat_templates import SPELLINGS
 from whet.config.dataset_keys import DatasetConfig
 from whet.config.names import OPTIMIZERS, SCHEDULERS
 from whet.config.nearest import did_you_mean
 from whet.config.types import Bool, BoolOrAuto, Checkpointing, Float, Int, Names, Text, wrong
 
 STARTER = "starter"  # the model that ships inside whet; wins over a folder of that name
-CHAT_TEMPLATES = ("tokenizer_default", "chatml", "jinja")
+CHAT_TEMPLATES = ("tokenizer_default", *BUNDLED_TEMPLATES, "jinja")
 
 
 class Remark(NamedTuple):
@@ -132,8 +134,9 @@ class RunConfig(BaseModel):
     @field_validator("chat_template")
     @classmethod
     def _template_is_known(cls, value: str) -> str:
-        if value not in CHAT_TEMPLATES:
-            raise wrong(f"{', '.join(CHAT_TEMPLATES)} (other templates are not supported yet)")
+        if value not in CHAT_TEMPLATES and value not in SPELLINGS:
+            names = f"one of {', '.join(CHAT_TEMPLATES)}"
+            raise wrong(f"{names}; {did_you_mean(value, [*CHAT_TEMPLATES, *SPELLINGS])}")
         return value
 
     @field_validator("optimizer", "lr_scheduler")
