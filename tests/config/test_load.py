@@ -75,7 +75,7 @@ def test_a_typo_at_any_depth(line: str, place: str, nearest: str) -> None:
         ("test_datasets: [rows.jsonl]", 'test_datasets.0 is "rows.jsonl"', "a mapping"),
         ("optimizer: adamw", 'optimizer is "adamw"', 'did you mean "adamw_torch"?'),
         ("lr_scheduler: cosin", 'lr_scheduler is "cosin"', 'did you mean "cosine"?'),
-        ("chat_template: qwen_25", 'chat_template is "qwen_25"', "not supported yet"),
+        ("chat_template: quen_25", 'chat_template is "quen_25"', "qwen_25"),
         ("test_datasets: [{path: a, type: alpacca}]", 'test_datasets.0.type is "alpacca"', 'did you mean "alpaca"?'),
         ("test_datasets: [{path: a, type: sharegtp}]", 'test_datasets.0.type is "sharegtp"', 'mean "sharegpt"?'),
         (
