@@ -105,9 +105,9 @@ def test_columns_of_all_rows_count(tmp_path: Path) -> None:
     [
         ("a.jsonl", '{"a": 1}\n\n{"a": \n', "a.jsonl:3: the line is damaged"),
         ("a.jsonl", '{"a": 1}\n[1]\n', "a.jsonl:2: the line is no JSON object"),
-        ("a.jsonl", '{"a": 1}\n{"a": "x"}\n', 'a.jsonl:2: the column "a" holds str here'),
+        ("a.jsonl", '{"a": 1}\n{"a": "x"}\n', 'a.jsonl: row 2: the column "a" holds str here'),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "a.jsonl:2: not UTF-8"),
-        ("a.jsonl", "\n\n", "holds no rows"),
+        ("a.jsonl", "\n\n", "the file is empty"),
         ("a.jsonl", "", "the file is empty"),
         ("a.json", "", "the file is empty"),
         ("a.json", "[]", "holds no rows"),
@@ -121,6 +121,8 @@ def test_columns_of_all_rows_count(tmp_path: Path) -> None:
         ("a.csv", b"a,b\n\xff\xfe,2\n", "not UTF-8"),
         ("a.parquet", "PAR1 not really", "damaged, or no parquet file"),
         ("a.xyz", "hello", "the format .xyz is not known"),
+        ("a.xls", "hello", "save it as .xlsx"),
+        ("a.parquet", "version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path: Path, name: str, content: str | bytes, words: str) -> None:
@@ -154,10 +156,23 @@ class TestFolders:
     def test_nothing_in_it(self, tmp_path: Path) -> None:
         assert "no file of examples" in refused(tmp_path)
 
-    def test_columns_that_do_not_fit(self, tmp_path: Path) -> None:
+    def test_values_that_no_dataset_can_hold_together(self, tmp_path: Path) -> None:
         jsonl(tmp_path / "a.jsonl", [{"x": 1}])
         jsonl(tmp_path / "b.jsonl", [{"x": "one"}])
-        assert "do not fit together" in refused(tmp_path)
+        assert 'row 2: the column "x" holds str here' in refused(tmp_path)
+
+    def test_notes_beside_the_data_are_no_rows(self, tmp_path: Path) -> None:
+        jsonl(tmp_path / "part.jsonl", ROWS[:2])
+        write(tmp_path / "README.md", "# about\n")
+        write(tmp_path / "LICENSE.txt", "as you like\n")
+        write(tmp_path / "words.txt", "a line\n")
+        write(tmp_path / ".cache" / "old.jsonl", '{"q": "old"}\n')
+        assert len(read_rows(tmp_path)) == 2
+
+    def test_texts_alone(self, tmp_path: Path) -> None:
+        write(tmp_path / "README.md", "# about\n")
+        write(tmp_path / "words.txt", "one\r\n\r\n two \r\n")
+        assert read_rows(tmp_path).to_list() == [{"text": "one"}, {"text": " two "}]
 
     def test_data_files(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         jsonl(tmp_path / "one.jsonl", ROWS[:1])
@@ -167,6 +182,8 @@ class TestFolders:
         assert "three.jsonl: no such file" in refused(tmp_path, data_files=["three.jsonl"])
         monkeypatch.chdir(tmp_path)
         assert len(read_rows("json", data_files="one.jsonl", file_type="jsonl")) == 1
+        assert len(read_rows("json", data_files="one.jsonl")) == 1
+        assert len(read_rows("json", data_files=str(tmp_path / "*.jsonl"))) == 2
 
 
 def test_a_name_that_is_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
