@@ -80,7 +80,10 @@ def test_a_template_without_an_ollama_form(run_folder: Path, capsys: pytest.Capt
     (run_folder / "adapter/chat_template.jinja").write_text(shouting)
     export_run(run_folder, quants=["f16"], proof=False)
     assert "no Ollama form" in capsys.readouterr().err
-    assert "TEMPLATE" not in (run_folder / "gguf/Modelfile").read_text()
+    written = (run_folder / "gguf/Modelfile").read_text()
+    assert "template" not in dict(read_modelfile(written))
+    assert "# No TEMPLATE: Ollama uses the chat template inside the GGUF.\n" in written
+    assert dict(read_modelfile(written))["stop"] == "<|im_end|>"
     silent = "{% for m in messages if m['role'] != 'system' %}{{ m['content'] | upper }}<|im_end|>{% endfor %}"
     (run_folder / "adapter/chat_template.jinja").write_text(silent)
     with pytest.raises(ExportError, match="no place"):

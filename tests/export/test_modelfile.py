@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,9 @@ from modelfile_reader import read_modelfile
 
 from whet.errors import ExportError
 from whet.export.modelfile import modelfile, quote
+from whet.text.chat import bundled_chat_template
 from whet.text.template import Turn, TurnTemplate, bundled
+from whet.text.templates import FORMATS
 
 WITHOUT_SYSTEM = TurnTemplate(user=Turn("Q: ", "\n"), assistant=Turn("A: ", "<|im_end|>\n"))
 AWKWARD = [
@@ -73,6 +77,27 @@ def test_only_what_is_known_is_written() -> None:
     written = dict(read_modelfile(modelfile("m.gguf", WITHOUT_SYSTEM)))
     assert written["stop"] == "<|im_end|>"
     assert set(written) == {"from", "template", "stop"}
+
+
+def test_without_a_go_form_the_reason_stands_in_a_comment_and_the_stops_are_written() -> None:
+    trims = replace(bundled("llama-3"), trim=True)
+    for written in (
+        modelfile("m.gguf", trims),
+        modelfile("m.gguf", None, stops=["<|eot_id|>"], no_template="it drops\nthe thinking"),
+    ):
+        assert read_modelfile(written) == [("from", "./m.gguf"), ("stop", "<|eot_id|>")]
+        assert "\n# No TEMPLATE: " in written
+    assert "# A Go template" in modelfile("m.gguf", trims)
+    assert "it drops the thinking.\n" in written
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_bundled_template_comes_back_from_its_modelfile(name: str) -> None:
+    template = bundled_chat_template(name)
+    written = modelfile("m.gguf", template.pieces, stops=template.stops, no_template=template.no_go)
+    commands = dict(read_modelfile(written))
+    assert commands.get("template") == template.go
+    assert commands["stop"] == template.stops[0]
 
 
 def test_same_arguments_same_bytes() -> None:

@@ -47,6 +47,8 @@ def write_exports(
     license: str | None = None,
     context_length: int | None = None,
     stem: str = STEM,
+    stops: Sequence[str] = (),
+    no_template: str = "",
 ) -> list[Exported]:
     """Write every quantisation and its Modelfile; all files appear at the end, or none.
 
@@ -59,6 +61,8 @@ def write_exports(
         template: the template of the Modelfile; its stops end an answer. None writes no TEMPLATE.
         chat_template: the Jinja in the GGUF; None takes ``template``'s if given, else the tokenizer's; "" none.
         stem: files are called ``<stem>.<quant>.gguf``.
+        stops: texts that end an answer, the turn's terminator first; none takes the template's, else the end token.
+        no_template: why ``template`` is None although the GGUF holds a chat template (``ChatTemplate.no_go``).
 
     Raises:
         ExportError: nothing to write, or something that cannot be expressed.
@@ -69,13 +73,15 @@ def write_exports(
         raise ExportError("no quantisation named", "for example q8_0")
     target = Path(out_dir)
     vocabulary = read_vocabulary(tokenizer_dir, source.shape(EMBEDDING)[0])
-    stops = template.stops if template is not None else ()
+    stops = tuple(stops) or (template.stops if template is not None else ())
     if chat_template is None:
         chat_template = template.jinja() if template is not None else vocabulary.chat_template or ""
     if system is not None and template is None and not chat_template:
         raise ExportError("a system message was given, but the model has no chat template", fix="leave it out")
     # Modelfiles are made first: one that cannot be written shows before the long work.
-    write_text = partial(modelfile, system=system, num_ctx=num_ctx, temperature=temperature, license=license)
+    write_text = partial(
+        modelfile, system=system, num_ctx=num_ctx, temperature=temperature, license=license, no_template=no_template
+    )
     ends = stops or (vocabulary.tokens[vocabulary.eos_id],)
     texts = {quant: write_text(f"{stem}.{quant}.gguf", template, stops=ends) for quant in wanted}
     write = partial(write_gguf, name=name, chat_template=chat_template, context_length=context_length)

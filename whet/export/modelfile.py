@@ -24,6 +24,9 @@ class Template(Protocol):
     @property
     def stops(self) -> tuple[str, ...]: ...
 
+    @property
+    def no_go(self) -> str: ...
+
     def go(self) -> str: ...
 
     def jinja(self) -> str: ...
@@ -40,8 +43,12 @@ def modelfile(
     stops: Sequence[str] | None = None,
     temperature: float | None = None,
     license: str | None = None,
+    no_template: str = "",
 ) -> str:
     """The text of a Modelfile; the same arguments give the same bytes.
+
+    TEMPLATE is written only where a Go template writes what the model was trained with. Elsewhere a comment says why
+    there is none; the stops are written all the same.
 
     Args:
         gguf_name: the file's name, in the folder of the Modelfile.
@@ -51,13 +58,16 @@ def modelfile(
         stops: texts that end an answer; None takes the template's.
         temperature: None leaves Ollama's default; 0 is right for SQL and classification.
         license: the text of a licence.
+        no_template: why ``template`` is None, where the GGUF holds a template of its own.
 
     Raises:
         ExportError: a content that a Modelfile cannot hold, or a system message that the template would drop.
     """
     lines = [HEADER, f"FROM {quote('./' + gguf_name, 'the file name')}"]
-    if template is not None:
+    if template is not None and not template.no_go:
         lines.append(f"TEMPLATE {quote(template.go(), 'the template')}")
+    elif template is not None or no_template:
+        lines += _no_template(template.no_go if template is not None else no_template)
     if system is not None:
         _check_system(template)
         lines.append(f"SYSTEM {quote(system, 'the system message')}")
@@ -98,6 +108,14 @@ def quote(text: str, what: str) -> str:
     if text and not any(character in text for character in '"\n\r\t ') and not text.startswith("#"):
         return text
     return f'"""{text}"""'
+
+
+def _no_template(reason: str) -> list[str]:
+    """Comment lines, each on a line of its own whatever the reason holds."""
+    return [
+        "# No TEMPLATE: Ollama uses the chat template inside the GGUF.",
+        f"# A Go template cannot write the same text, since this one does more: {' '.join(reason.split())}.",
+    ]
 
 
 def _check_system(template: Template | None) -> None:

@@ -20,7 +20,7 @@ from whet.export.modelfile import PROBE_SYSTEM
 from whet.export.probes import Messages
 from whet.export.verify import POSITIONS, Verdict, require_llamacpp, verify_gguf
 from whet.models.load import load_model, load_tokenizer
-from whet.text.template import TurnTemplate, from_jinja
+from whet.text.chat import ChatTemplate, chat_template_of
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def export_run(
     source, tokenizer_dir = resolve_source(path)
     tokenizer = load_tokenizer(str(tokenizer_dir), {})
     template = _template(tokenizer)
-    if system is not None and template is None:
+    pieces = template.pieces if template is not None else None
+    if system is not None and pieces is None:
         _check_system(tokenizer)
     target = Path(out_dir) if out_dir is not None else _beside(path)
     written = write_exports(
@@ -104,8 +105,10 @@ def export_run(
         target,
         quants,
         name=_name(path),
-        template=template,
-        chat_template=tokenizer.chat_template or "",
+        template=pieces,
+        chat_template=template.jinja if template is not None else "",
+        stops=template.stops if template is not None else (),
+        no_template=template.no_go if template is not None else "",
         system=system,
         num_ctx=_context(path, context_limit(source.config)),
         temperature=temperature,
@@ -126,19 +129,18 @@ def _prove(
     return ExportReport([replace(file, verdict=verdict) for file, verdict in zip(files, verdicts, strict=True)])
 
 
-def _template(tokenizer: Any) -> TurnTemplate | None:
-    """The template for the Modelfile, with a word where there is none."""
-    if not tokenizer.chat_template:
+def _template(tokenizer: Any) -> ChatTemplate | None:
+    """The template for the Modelfile, with a word where it has none."""
+    template = chat_template_of(tokenizer)
+    if template is None:
         warn(
             "the model has no chat template: the GGUF and the Modelfile hold none, and a prompt is continued as it is. "
             "If it was trained on questions and answers, give the text exactly as in training"
         )
-        return None
-    template = from_jinja(tokenizer)
-    if template is None:
+    elif template.go is None:
         notice(
-            "this chat template has no Ollama form that writes the same text: the Modelfile has no TEMPLATE, "
-            "and Ollama uses the Jinja in the GGUF"
+            f"this chat template has no Ollama form that writes the same text ({template.no_go}): the Modelfile has no "
+            "TEMPLATE, and Ollama uses the Jinja in the GGUF"
         )
     return template
 
