@@ -20,7 +20,8 @@ OBEYED = """
     wandb_project: x|adapter: lora|lora_r: 32|lora_alpha: 16|lora_dropout: 0.05|special_tokens: {pad_token: x}
     lora_target_modules: [q_proj]|lora_target_linear: true|chat_template: chatml|fp16: false|max_steps: 10
     warmup_steps: 10|save_steps: 5|seed: 42|lora_modules_to_save: [embed_tokens]|adam_beta2: 0.99|max_grad_norm: 1.0
-    train_on_inputs: true|dataset_prepared_path: last_run|save_total_limit: 2|eval_batch_size: 1|load_in_4bit: false|evals_per_epoch: 0
+    train_on_inputs: true|dataset_prepared_path: last_run|save_total_limit: 2|eval_batch_size: 1|load_in_4bit: false
+    evals_per_epoch: 0
 """
 NOTICED = """
     tf32: true|attn_implementation: flash_attention_2|dataset_processes: 4|model_type: LlamaForCausalLM

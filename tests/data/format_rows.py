@@ -8,8 +8,8 @@ import datasets
 import pytest
 
 from whet.data.formats import FormatResult, FormatSpec, open_records, to_records
-from whet.data.formats.rows import RowStream, rows_of
 from whet.data.records import Record
+from whet.data.stream import RowStream, rows_of
 from whet.errors import DataError
 
 

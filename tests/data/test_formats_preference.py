@@ -11,8 +11,8 @@ from format_rows import from_arrow, made, read, refused
 
 from whet.config import parse_config
 from whet.data.formats import FormatSpec, open_records
-from whet.data.formats.rows import rows_of
 from whet.data.records import LabelRecord, PreferenceRecord
+from whet.data.stream import rows_of
 
 Q, Q2 = {"role": "user", "content": "q"}, {"role": "user", "content": "q2"}
 A, B = {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}

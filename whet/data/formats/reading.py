@@ -10,9 +10,9 @@ import datasets
 
 from whet.data.formats.cells import Make
 from whet.data.formats.choose import choose
-from whet.data.formats.rows import Batch, RowStream, rows_of
 from whet.data.formats.spec import FormatSpec
 from whet.data.records import Record
+from whet.data.stream import Batch, RowStream, rows_of
 from whet.errors import DataError
 
 
