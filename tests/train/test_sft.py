@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -24,8 +25,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from whet import api, console
 from whet.config import load_config
 from whet.errors import DataError, ModelError, OutputError, TrainingError, WhetError
+from whet.train.base import tokenizer_for
 from whet.train.checkpoint import is_complete
-from whet.train.sft import read_records, run_sft
+from whet.train.rows import Rows, prepare_rows
+from whet.train.sft import run_sft
 
 WriteConfig = Callable[..., Path]
 
@@ -135,12 +138,31 @@ def test_packed_or_not_all_rows_are_seen_once(tmp_path: Path, write_config: Writ
 
 def test_rows_held_out_are_not_trained(write_config: WriteConfig, tmp_path: Path, rows_file: Path) -> None:
     total = len(rows_file.read_text().splitlines())
+
+    def prepared(**keys: object) -> Rows:
+        config = load_config(write_config(tmp_path, **keys))
+        return prepare_rows(config, tokenizer_for(config), 256)
+
     for size, expected in ((5, 5), (0.25, total // 4)):
-        train, valid = read_records(load_config(write_config(tmp_path, val_set_size=size)))
-        assert len(valid.records) == expected and len(train.records) == total - expected
-        assert not {str(r) for r in train.records} & {str(r) for r in valid.records}
+        rows = prepared(val_set_size=size)
+        assert rows.valid is not None
+        assert len(rows.valid) == expected and len(rows.train) == total - expected
+        assert not set(rows.train.order.tolist()) & set(rows.valid.order.tolist())
+        assert rows.train.stats.tokens == rows.train.lengths.sum()
     with pytest.raises(DataError, match="leaves no training rows"):
-        read_records(load_config(write_config(tmp_path, val_set_size=total)))
+        prepared(val_set_size=total)
+
+
+def test_a_source_is_seen_as_often_as_its_weight_says(
+    write_config: WriteConfig, tmp_path: Path, rows_file: Path
+) -> None:
+    total = len(rows_file.read_text().splitlines())
+    sources = [{"path": str(rows_file), "weight": 0.5}, {"path": str(rows_file), "weight": 3}]
+    config = load_config(write_config(tmp_path, datasets=sources))
+    rows = prepare_rows(config, tokenizer_for(config), 256)
+    first = rows.train.order[rows.train.order < total]
+    assert len(first) == total // 2 == len(set(first.tolist()))
+    assert np.bincount(rows.train.order, minlength=2 * total)[total:].tolist() == [3] * total
 
 
 def test_validation_rows_from_a_file_of_their_own(tmp_path: Path, write_config: WriteConfig, rows_file: Path) -> None:

@@ -73,6 +73,8 @@ def _twice(config: RunConfig) -> Iterator[Conflict]:
             yield Conflict(f"{kind}_strategy", f"{kind}_strategy: steps without {kind}_steps", f"set {kind}_steps")
         if steps is not None and steps > 1 and steps != int(steps):
             yield Conflict(f"{kind}_steps", f"{kind}_steps is {steps:g}", "give a whole number, or a share below 1")
+    if config.train_on_inputs and config.train_on in ("assistant", "last"):
+        yield Conflict("train_on", f"train_on: {config.train_on} and train_on_inputs: true", "keep one of them")
     if config.lora_target_modules and config.lora_target_linear:
         yield Conflict(
             "lora_target_modules", "lora_target_modules and lora_target_linear are both set", "keep one of them"
@@ -105,9 +107,8 @@ def _validation(config: RunConfig) -> Iterator[Conflict]:
 def _template(config: RunConfig) -> Iterator[Conflict]:
     if config.chat_template == "jinja" and config.chat_template_jinja is None:
         yield Conflict("chat_template", "chat_template: jinja without chat_template_jinja", "set chat_template_jinja")
-    if config.chat_template == "chatml" and config.chat_template_jinja is not None:
-        yield Conflict(
-            "chat_template", "chat_template: chatml and chat_template_jinja are both set", "keep one of them"
-        )
+    if config.chat_template not in ("jinja", "tokenizer_default") and config.chat_template_jinja is not None:
+        given = f"chat_template: {config.chat_template} and chat_template_jinja are both set"
+        yield Conflict("chat_template", given, "keep one of them")
     if config.use_wandb and not config.wandb_project:
         yield Conflict("use_wandb", "use_wandb without wandb_project", "set wandb_project")

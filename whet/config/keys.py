@@ -68,10 +68,20 @@ class RunConfig(BaseModel):
     datasets: list[DatasetConfig] = Field(min_length=1, description="sources of examples")
     test_datasets: list[DatasetConfig] | None = Field(None, min_length=1, description="sources of validation examples")
     val_set_size: Float = Field(0, ge=0, description="rows kept for validation: below 1 a share, else a count; 0: none")
-    train_on_inputs: Bool = Field(False, description="true: the prompt is trained too, not the answer alone")
+    train_on: Literal["assistant", "last", "all"] | None = Field(
+        None,
+        description="what is trained: assistant (every answer), last (the last answer of a chat) or all; "
+        "unset: as train_on_inputs says",
+    )
+    train_on_inputs: Bool = Field(False, description="true: the prompt is trained too, the same as train_on: all")
+    dataset_prepared_path: Text | None = Field(
+        None, description="folder for prepared copies of the data; unset: the user's cache, for large sources only"
+    )
     sequence_len: Int = Field(2048, ge=8, description="longest row, in tokens")
-    excess_length_strategy: Literal["drop", "truncate", "error"] = Field(
-        "drop", description="what happens to longer rows (they are counted and reported)"
+    excess_length_strategy: Literal["drop", "truncate", "split", "error"] = Field(
+        "drop",
+        description="what happens to longer rows (they are counted and reported): truncate cuts after the last whole "
+        "answer that fits, split makes several rows of a text that is trained as a whole",
     )
     sample_packing: Bool = Field(True, description="put several examples into one row of sequence_len tokens")
 
@@ -180,6 +190,11 @@ class RunConfig(BaseModel):
         trackio = bool(self.trackio_project_name) if self.use_trackio is None else self.use_trackio
         named = {"wandb": wandb, "mlflow": mlflow, "tensorboard": self.use_tensorboard, "trackio": trackio}
         return [name for name, wanted in named.items() if wanted]
+
+    @property
+    def trained_part(self) -> Literal["assistant", "last", "all"]:
+        """What is trained, by the two keys that say it."""
+        return self.train_on or ("all" if self.train_on_inputs else "assistant")
 
     @property
     def lora_targets(self) -> list[str] | str:

@@ -169,6 +169,11 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def config_of(name: str) -> Any:
-    """The transformers config of the base model that ``name`` means."""
-    return _from_pretrained(AutoConfig, locate(name).base, {})
+def config_of(name: str, **hub: Any) -> Any:
+    """The transformers config of the base model that ``name`` means; no weights are read."""
+    return _from_pretrained(AutoConfig, locate(name).base, hub)
+
+
+def tokenizer_of(name: str, **hub: Any) -> Any:
+    """The tokenizer of the model that ``name`` means, as ``load_model`` gives it; no weights are read."""
+    return load_tokenizer(locate(name).tokenizer, hub)

@@ -1,65 +1,112 @@
-"""Training and validation records of a run, as its config names or splits them."""
+"""Training and validation rows of a run, as its config names, weights or splits them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from whet.config import DatasetConfig, RunConfig
 from whet.console import notice
-from whet.data.formats import FormatSpec, to_records
+from whet.data.collect import Collected, Source, collect
+from whet.data.formats import FormatSpec, open_records
+from whet.data.prepared import Prepared, weighted
 from whet.data.records import Record
-from whet.data.sources import read_rows
+from whet.data.stream import open_rows
 from whet.errors import DataError
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Records of one side (training or validation) and what was left out."""
+    """The rows of a run.
 
-    records: list[Record]
-    dropped: dict[str, int] = field(default_factory=dict)
+    Attributes:
+        train, valid: ready for training; ``valid`` is None without validation rows.
+        sample: a few hundred of the training records.
+        left_out: rows of all sources that gave no record, by reason.
+    """
+
+    train: Prepared
+    valid: Prepared | None
+    sample: list[Record]
+    left_out: dict[str, int] = field(default_factory=dict)
 
 
-def read_records(config: RunConfig) -> tuple[Rows, Rows]:
-    """Training and validation records, as the config names or splits them."""
-    train = _read_all(config, config.datasets)
+def open_sources(config: RunConfig, entries: Sequence[DatasetConfig]) -> list[Source]:
+    """The sources of ``datasets`` or ``test_datasets``; how each is read is said.
+
+    Raises:
+        DataError: a missing or empty source, columns that are not recognised.
+    """
+    sources = []
+    for entry in entries:
+        fields = entry.source_fields()
+        rows = open_rows(config.resolve_path(entry.path), **fields)
+        spec = FormatSpec(**entry.format_fields())
+        records = open_records(rows, spec)
+        if records.reason:
+            notice(f"{entry.path}: {records.reason}")
+        sources.append(Source(rows, records, spec, entry.weight))
+    return sources
+
+
+def prepare_rows(config: RunConfig, tokenizer: Any, limit: int) -> Rows:
+    """Read, encode and split the rows of a run.
+
+    Args:
+        limit: tokens of the longest row.
+
+    Raises:
+        DataError: bad rows, or none left for training.
+    """
+    found = _collect(config, tokenizer, limit, config.datasets)
+    valid: Prepared | None = None
+    train, left_out = found.prepared, dict(found.left_out)
     if config.test_datasets:
-        return train, _read_all(config, config.test_datasets)
-    if not config.val_set_size:
-        return train, Rows([])
-    return _split(train, config.val_set_size, config.seed)
+        held = _collect(config, tokenizer, limit, config.test_datasets)
+        valid = held.prepared
+        for reason, count in held.left_out.items():
+            left_out[reason] = left_out.get(reason, 0) + count
+    elif config.val_set_size:
+        train, valid = _held_out(train, config.val_set_size, config.seed)
+    weights = [entry.weight for entry in config.datasets]
+    return Rows(_weighted(train, found.sizes, weights, config.seed), valid, found.sample, left_out)
 
 
-def _split(rows: Rows, size: float, seed: int) -> tuple[Rows, Rows]:
-    """Hold out a share (below 1) or a number of records, drawn by seed."""
-    total = len(rows.records)
-    count = max(1, round(size * total)) if size < 1 else int(size)
-    if count >= total:
-        raise DataError(f"val_set_size {size} leaves no training rows of {total}", "a smaller share or count")
-    held = set(np.random.default_rng(seed).permutation(total)[:count].tolist())
-    kept = [record for i, record in enumerate(rows.records) if i not in held]
-    return Rows(kept, rows.dropped), Rows([rows.records[i] for i in sorted(held)])
+def _collect(config: RunConfig, tokenizer: Any, limit: int, entries: Sequence[DatasetConfig]) -> Collected:
+    cache = config.dataset_prepared_path
+    return collect(
+        open_sources(config, entries),
+        tokenizer,
+        sequence_len=limit,
+        excess=config.excess_length_strategy,
+        train_on=config.trained_part,
+        cache=config.resolve_path(cache) if cache else None,
+    )
 
 
-def _read_all(config: RunConfig, sources: Sequence[DatasetConfig]) -> Rows:
-    records: list[Record] = []
-    dropped: dict[str, int] = {}
-    for source in sources:
-        rows = read_rows(
-            config.resolve_path(source.path),
-            name=source.name,
-            split=source.split,
-            file_type=source.ds_type,
-            revision=source.revision,
-            data_files=source.data_files,
-        )
-        found = to_records(rows, FormatSpec(**source.format_fields()))
-        if found.reason:
-            notice(f"{source.path}: {found.reason}")
-        records += found.records
-        for reason, count in found.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + count
-    return Rows(records, dropped)
+def _held_out(rows: Prepared, size: float, seed: int) -> tuple[Prepared, Prepared]:
+    try:
+        return rows.split(size, seed)
+    except ValueError as error:
+        raise DataError(
+            f"val_set_size {size} leaves no training rows of {len(rows)}", "a smaller share or count"
+        ) from error
+
+
+def _weighted(train: Prepared, sizes: Sequence[int], weights: Sequence[float], seed: int) -> Prepared:
+    """Each source's rows as often as its weight says."""
+    if all(weight == 1 for weight in weights):
+        return train
+    ends = np.cumsum(sizes)
+    places = np.arange(len(train))
+    parts = [
+        weighted(places[(train.order >= end - size) & (train.order < end)], weight, seed)
+        for end, size, weight in zip(ends, sizes, weights, strict=True)
+    ]
+    chosen = train.take(np.concatenate(parts))
+    if not len(chosen):
+        raise DataError("the weights of the data sets leave no training rows", "a weight above 0")
+    return chosen

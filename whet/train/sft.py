@@ -19,18 +19,16 @@ from typing import Any
 from whet import runtime
 from whet.config import RunConfig
 from whet.console import notice, output_errors, staged_folder, write_text_atomic
-from whet.data.loader import PackedDataset, PaddedDataset, Prepared, collate, collate_padded, prepare
-from whet.data.tokens import encode_records
-from whet.errors import WhetError
+from whet.data.loader import PackedDataset, PaddedDataset, Prepared, collate, collate_padded
 from whet.models.adapters import ALL_LINEAR, add_lora
-from whet.models.load import context_length, load_model
-from whet.models.names import STARTER
+from whet.models.load import load_model
 from whet.train import trackers
 from whet.train.arguments import training_arguments
+from whet.train.base import base_name, longest_row, tokenizer_for
 from whet.train.checkpoint import newest_complete, set_aside
 from whet.train.manifest import write_manifest
-from whet.train.rows import read_records
-from whet.train.template import choose_template, settle_template
+from whet.train.rows import Rows, prepare_rows
+from whet.train.template import settle_template
 from whet.train.trainer import WhetTrainer
 
 
@@ -70,23 +68,19 @@ def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
     trackers.check_installed(config)
     _claim(run)
     runtime.seed_everything(config.seed)
-    train, valid = read_records(config)
-    model, tokenizer = load_model(
-        _base(config),
+    tokenizer = tokenizer_for(config)
+    limit = longest_row(config)
+    rows = prepare_rows(config, tokenizer, limit)
+    _report(rows)
+    template = settle_template(tokenizer, rows.sample)
+    model, _ = load_model(
+        base_name(config),
         load_in_4bit=config.load_in_4bit or config.adapter == "qlora",
         revision=config.revision_of_model,
     )
-    _special_tokens(tokenizer, config)
-    choose_template(tokenizer, config.chat_template, config.chat_template_text())
-    limit = context_length(model.config, config.sequence_len)
-    encode = partial(encode_records, tokenizer, train_on_inputs=config.train_on_inputs)
-    prepared = prepare(encode(train.records), limit, config.excess_length_strategy)
-    _report(prepared, train.dropped)
-    held = prepare(encode(valid.records), limit, config.excess_length_strategy) if valid.records else None
-    template = settle_template(tokenizer, train.records)
     model = _trainable(model, config)
     write_text_atomic(run / "config.yml", config.to_yaml(absolute=True))
-    trainer = _trainer(config, run, model, tokenizer, prepared, held, limit)
+    trainer = _trainer(config, run, model, tokenizer, rows, limit)
     checkpoint = newest_complete(run / "checkpoints") if resume else None
     if resume:
         notice(f"going on from {checkpoint}" if checkpoint else f"no complete checkpoint in {run}: starting afresh")
@@ -97,7 +91,7 @@ def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
     _save(run, trainer.model, tokenizer, adapter=config.adapter is not None)
     write_manifest(
         run / "manifest.json",
-        prepared,
+        rows.train,
         seed=config.seed,
         base_model=config.base_model,
         chat_template=template,
@@ -125,26 +119,17 @@ def _train(trainer: WhetTrainer, config: RunConfig, run: Path, checkpoint: Path 
     )
 
 
-def _report(prepared: Prepared, dropped: dict[str, int]) -> None:
-    stats = prepared.stats
+def _report(rows: Rows) -> None:
+    stats = rows.train.stats
     share = 100 * stats.trained_tokens / max(stats.tokens, 1)
-    notice(f"data: {len(prepared):,} rows, {stats.tokens:,} tokens, {share:.0f}% of them trained")
-    for reason, count in {**dropped, **stats.dropped}.items():
+    held = f"; {len(rows.valid):,} rows for validation" if rows.valid is not None else ""
+    notice(f"data: {len(rows.train):,} rows, {stats.tokens:,} tokens, {share:.0f}% of them trained{held}")
+    for reason, count in {**rows.left_out, **stats.dropped}.items():
         notice(f"data: {count:,} rows left out: {reason}")
     if stats.truncated:
         notice(f"data: {stats.truncated:,} rows were cut to sequence_len")
-
-
-def _base(config: RunConfig) -> str:
-    return config.base_model if config.base_model == STARTER else str(config.resolve_path(config.base_model))
-
-
-def _special_tokens(tokenizer: Any, config: RunConfig) -> None:
-    wanted = config.special_tokens.model_dump(exclude_none=True) if config.special_tokens else {}
-    for name, text in wanted.items():
-        if text not in tokenizer.get_vocab():
-            raise WhetError(f"special_tokens.{name}: {text!r} is not in the vocabulary", "a token that the model knows")
-        setattr(tokenizer, name, text)
+    if stats.quoted:
+        notice(f"data: {stats.quoted:,} rows quote special tokens; they are trained as the plain text that they are")
 
 
 def _trainable(model: Any, config: RunConfig) -> Any:
@@ -167,18 +152,16 @@ def _has_usual_names(model: Any) -> bool:
     return {name.rsplit(".", 1)[-1] for name, _ in model.named_modules()} >= set(ALL_LINEAR)
 
 
-def _trainer(
-    config: RunConfig, run: Path, model: Any, tokenizer: Any, prepared: Prepared, held: Prepared | None, limit: int
-) -> WhetTrainer:
+def _trainer(config: RunConfig, run: Path, model: Any, tokenizer: Any, rows: Rows, limit: int) -> WhetTrainer:
     def items(rows: Prepared) -> PackedDataset | PaddedDataset:
         return PackedDataset(rows, limit) if config.sample_packing else PaddedDataset(rows)
 
-    dataset = items(prepared)
+    dataset = items(rows.train)
     return WhetTrainer(
         model=model,
         args=training_arguments(config, run / "checkpoints", len(dataset)),
         train_dataset=dataset,
-        eval_dataset=items(held) if held is not None else None,
+        eval_dataset=items(rows.valid) if rows.valid is not None else None,
         collate=partial(collate if config.sample_packing else collate_padded, pad_id=tokenizer.pad_token_id or 0),
         tokenizer=tokenizer,
         metrics=run / "metrics.jsonl",

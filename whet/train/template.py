@@ -7,8 +7,9 @@ from typing import Any
 
 from whet.console import notice, warn
 from whet.data.records import ChatRecord, PairRecord, Record, TextRecord
+from whet.errors import DataError
+from whet.text.chat import bundled_chat_template, chat_template_of
 from whet.text.frame import template_of_pairs, template_of_rows
-from whet.text.template import bundled
 
 
 def settle_template(tokenizer: Any, records: Sequence[Record]) -> str:
@@ -20,9 +21,13 @@ def settle_template(tokenizer: Any, records: Sequence[Record]) -> str:
 
     Returns:
         "tokenizer", "frame" or "unknown".
+
+    Raises:
+        DataError: conversations, and a template that writes nothing after an answer.
     """
     first = records[0]
     if isinstance(first, ChatRecord):
+        _require_ending(tokenizer)
         return "tokenizer"
     if isinstance(first, PairRecord):
         found = template_of_pairs(tokenizer, [(r.prompt, r.completion) for r in records if isinstance(r, PairRecord)])
@@ -41,6 +46,17 @@ def settle_template(tokenizer: Any, records: Sequence[Record]) -> str:
     return found.kind
 
 
+def _require_ending(tokenizer: Any) -> None:
+    """A model that never saw an answer end goes on for ever."""
+    template = chat_template_of(tokenizer)
+    if template is not None and not template.ends_answers:
+        raise DataError(
+            "the chat template writes nothing after an answer: the model could not learn to stop",
+            "a template that ends each answer with a token of its own",
+            "choose another chat_template (chatml, say)",
+        )
+
+
 def _as_trained(tokenizer: Any, records: Sequence[Record]) -> list[str]:
     """The texts with the end token that training adds."""
     end = tokenizer.eos_token or ""
@@ -52,4 +68,4 @@ def choose_template(tokenizer: Any, name: str, jinja: str | None) -> None:
     """Apply the config's ``chat_template``: the tokenizer's own, a bundled name, or Jinja text."""
     if name == "tokenizer_default":
         return
-    tokenizer.chat_template = jinja if name == "jinja" else bundled(name).jinja()
+    tokenizer.chat_template = jinja if name == "jinja" else bundled_chat_template(name, tokenizer).jinja

@@ -13,6 +13,8 @@ from transformers import PrinterCallback, Trainer, TrainerControl, TrainingArgum
 from transformers.trainer_callback import ProgressCallback
 
 from whet.console import MetricsLog, as_output_error, notice
+from whet.data.loader import PaddedDataset
+from whet.data.sampler import SeededSampler
 from whet.engine.loss import IGNORE, labelled_loss
 from whet.errors import TrainingError
 from whet.models.parts import halves
@@ -72,6 +74,13 @@ class WhetTrainer(Trainer):
             self.add_callback(callback)
         if metrics is not None:
             self.add_callback(RecordMetrics(MetricsLog(metrics), self.meter))
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler:
+        """Random order; single rows of like length stand in one batch, so that little is padded."""
+        dataset: Any = train_dataset if train_dataset is not None else self.train_dataset
+        lengths = dataset.prepared.lengths if isinstance(dataset, PaddedDataset) else None
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return SeededSampler(len(dataset), seed, lengths=lengths, batch_size=self.args.per_device_train_batch_size)
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train; a failed write leaves no half checkpoint behind.
