@@ -75,7 +75,7 @@ def detect(head: bytes, sample: bytes) -> Guess:
     bad = text.count("\ufffd")
     if not bad or sum(not char.isascii() for char in text) - bad >= MOSTLY_UTF8 * bad:
         return Guess("utf-8", False)
-    found = _western(sample) if _stands_alone(sample) else _other(sample)
+    found = _western(sample) or _other(sample) if _is_latin(sample) else _other(sample) or _western(sample)
     return Guess(found or "utf-8", found is not None)
 
 
@@ -86,8 +86,8 @@ def checked_encoding(name: str) -> str:
         DataError: an unknown name.
     """
     try:
-        b"".decode(name)
-    except LookupError as error:
+        b"text".decode(name, "ignore")
+    except (LookupError, UnicodeError) as error:
         raise DataError(
             f'the encoding "{name}" is not known', "a name such as utf-8, gb18030, shift_jis, cp1252 or utf-16"
         ) from error
@@ -118,10 +118,11 @@ def _decode(sample: bytes, name: str) -> str:
     return codecs.getincrementaldecoder(name)("replace").decode(sample, False)
 
 
-def _stands_alone(sample: bytes) -> bool:
-    """Whether the bytes beyond ASCII stand singly, as accents in a Latin text do, and not in runs."""
-    runs = re.findall(rb"[\x80-\xff]+", sample)
-    return sum(len(run) for run in runs if len(run) == 1) * 2 > sum(len(run) for run in runs)
+def _is_latin(sample: bytes) -> bool:
+    """Whether the words with bytes beyond ASCII consist mostly of ASCII letters: then those bytes are accents."""
+    words = re.findall(rb"[A-Za-z]*[\x80-\xff][A-Za-z\x80-\xff]*", sample)
+    beyond = sum(byte > 127 for word in words for byte in word)
+    return sum(map(len, words)) >= 2 * beyond
 
 
 def _western(sample: bytes) -> str | None:

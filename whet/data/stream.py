@@ -228,17 +228,17 @@ def open_rows(
     return RowStream(str(path), parts, lambda: _hash_of(files, options), span=span, skip=damaged == "skip")
 
 
-def rows_of(rows: datasets.Dataset | datasets.IterableDataset | Sequence[Row], name: str = "the rows") -> RowStream:
+def rows_of(rows: datasets.Dataset | datasets.IterableDataset | Sequence[Row]) -> RowStream:
     """A stream of rows that are in memory, or of a data set of the ``datasets`` library.
 
     Raises:
         DataError: there are none.
     """
     if isinstance(rows, datasets.Dataset | datasets.IterableDataset):
-        part = hub.dataset_part(rows, name)
+        part = hub.dataset_part(rows, "the data set")
     else:
-        part = Part(name, len(rows), lambda damage: _listed(rows), lambda: len(rows))
-    return RowStream(name, [part], lambda: _hash_of_rows(part))
+        part = Part("the rows", len(rows), lambda damage: _listed(rows), lambda: len(rows))
+    return RowStream(part.name, [part], lambda: _hash_of_rows(part))
 
 
 def _listed(rows: Sequence[Row]) -> Iterator[Piece]:
