@@ -32,6 +32,7 @@ class Audit:
         tokenizer: knows which tokens are special, and turns shown rows into text.
         sequence_len: longest row, in tokens.
         excess: what happens to longer rows: "drop", "truncate" or "error".
+        longest: tokens that the model reads at most; None where nobody knows.
         packing: are several rows put into one of ``sequence_len`` tokens?
         stops: texts that end an answer though they are no special tokens.
         show: rows to show, at most.
@@ -45,6 +46,7 @@ class Audit:
         sequence_len: int,
         excess: str = "drop",
         packing: bool = True,
+        longest: int | None = None,
         stops: Sequence[str] = (),
         show: int = 3,
         seed: int = 0,
@@ -52,6 +54,7 @@ class Audit:
         self._check = RowCheck(tokenizer, sequence_len, excess, stops)
         self._sequence_len, self._excess, self._packing = sequence_len, excess, packing
         self._train, self._valid = Tally(), Tally()
+        self._longest = longest
         self._near = NearDuplicates()
         self._chooser = Chooser(tokenizer, show, seed)
 
@@ -101,7 +104,15 @@ class Audit:
         valid = self._side(self._valid, valid_dropped or {}, valid_damaged) if self._valid.rows else None
         leakage = self._leakage() if valid else None
         shown = tuple(self._with_copies(row) for row in self._chooser.rows())
-        findings = findings_of(train, valid, leakage, self._sequence_len, self._excess, self._packing)
+        findings = findings_of(
+            train,
+            valid,
+            leakage,
+            sequence_len=self._sequence_len,
+            longest=self._longest,
+            excess=self._excess,
+            packing=self._packing,
+        )
         return AuditReport(train, valid, leakage, findings, self._sequence_len, shown, dict(about or {}))
 
     def _side(self, tally: Tally, dropped: Mapping[str, int], damaged: int) -> Side:

@@ -12,16 +12,17 @@ left out: the first texts are looked at to find them.
 from __future__ import annotations
 
 from collections import Counter
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 PIECE = 5  # bytes
 SKETCH = 128  # hashes of a sketch: the estimate's standard error is at most 0.045
-KEYS = 8  # smallest hashes by which a text is found
-SHARED_KEYS = 3  # of them, so that a pair is compared; two texts of similarity 0.8 share about 6
+KEYS = 16  # smallest hashes by which a text is found
+SHARED_KEYS = 0.55  # of them, so that a pair is compared: misses 1% of pairs of similarity 0.8, 0.1% of 0.9
 FEWEST_PIECES = 20  # shorter texts are not judged: too little to be similar in
-CROWDED = 500  # holders of one key: more say nothing
+CROWDED = 200  # holders of one key: more say nothing
 FIRST_TEXTS = 1000  # texts that are looked at for pieces of the frame
 COMMON_SHARE, COMMON_COUNT = 0.2, 5  # of these texts, at least: a piece of the frame
 
@@ -96,7 +97,7 @@ class NearDuplicates:
 
     def _place(self, held: bool, number: int, found: Hashes) -> None:
         assert self._common is not None
-        own = found[~np.isin(found, self._common)] if len(self._common) else found
+        own = _without(found, self._common)
         if len(own) < FEWEST_PIECES:
             return
         sketch = own[:SKETCH]
@@ -108,18 +109,22 @@ class NearDuplicates:
             self._search(number, sketch)
 
     def _search(self, number: int, sketch: Hashes) -> None:
-        votes: Counter[int] = Counter()
-        for key in sketch[:KEYS].tolist():
-            holders = self._by_key.get(key, [])
-            if len(holders) <= CROWDED:
-                votes.update(holders)
-        for candidate, shared in votes.items():
-            if shared < SHARED_KEYS:
-                continue
+        for candidate in self._candidates(sketch[:KEYS]):
             likeness = similarity(sketch, self._sketches[candidate])
             best = self._best.get(candidate)
             if likeness >= self.threshold and (best is None or likeness > best.similarity):
                 self._best[candidate] = Match(candidate, number, likeness)
+
+    def _candidates(self, keys: Hashes) -> list[int]:
+        """Held texts that share enough of the keys."""
+        holders = [self._by_key.get(key, ()) for key in keys.tolist()]
+        usable = [found for found in holders if len(found) <= CROWDED]
+        flat = np.fromiter(chain.from_iterable(usable), np.int64)
+        if not len(flat):
+            return []
+        numbers, votes = np.unique(flat, return_counts=True)
+        found: list[int] = numbers[votes >= max(2, SHARED_KEYS * len(usable))].tolist()
+        return found
 
 
 def pieces(text: str) -> Hashes:
@@ -128,15 +133,33 @@ def pieces(text: str) -> Hashes:
     if len(even) < PIECE:
         return np.empty(0, dtype=np.uint64)
     codes = np.frombuffer(even, dtype=np.uint8).astype(np.uint64)
-    windows = np.lib.stride_tricks.sliding_window_view(codes, PIECE)
-    sums = ((windows + np.uint64(1)) * _FACTORS).sum(axis=1, dtype=np.uint64)
+    count = len(codes) - PIECE + 1
+    sums = np.zeros(count, dtype=np.uint64)
+    for place, factor in enumerate(_FACTORS):
+        sums += (codes[place : place + count] + np.uint64(1)) * factor
     mixed = (sums ^ (sums >> _HALF)) * _MIX
-    return np.unique(mixed ^ (mixed >> _HALF))
+    return _once(mixed ^ (mixed >> _HALF))
 
 
 def similarity(one: Hashes, other: Hashes) -> float:
     """The Jaccard similarity of two sets, estimated from their sketches; exact for sets that fit into one."""
     if not len(one) or not len(other):
         return 0.0
-    union = np.union1d(one, other)[:SKETCH]
-    return float((np.isin(union, one) & np.isin(union, other)).mean())
+    both = np.sort(np.concatenate([one, other]))
+    twice = both[1:] == both[:-1]
+    firsts = np.flatnonzero(np.append(True, ~twice))[:SKETCH]  # where each hash of the union begins
+    return float(np.append(twice, False)[firsts].mean())
+
+
+def _once(hashes: Hashes) -> Hashes:
+    """Sorted, each once; faster than ``numpy.unique`` for a few hundred."""
+    hashes.sort()
+    return hashes[np.append(True, hashes[1:] != hashes[:-1])]
+
+
+def _without(hashes: Hashes, others: Hashes) -> Hashes:
+    """``hashes`` that are not among the sorted ``others``."""
+    if not len(others):
+        return hashes
+    places = np.minimum(np.searchsorted(others, hashes), len(others) - 1)
+    return hashes[others[places] != hashes]

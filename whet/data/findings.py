@@ -6,8 +6,10 @@ Errors are what makes training useless or impossible; warnings what probably is 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from whet.data.audit_report import Classes, Finding, Leakage, Side
+from whet.data.prepare import CUT_BEFORE_ANSWER, TOO_LONG
 
 SMALL_SHARE = 0.01  # trained tokens / tokens below which a note is worth its line
 LOPSIDED = 10  # rows of the most frequent class for each row of the rarest
@@ -17,18 +19,38 @@ BADLY_FILLED = 0.5  # fill of packed rows
 MOST_NAMED = 3  # examples in a sentence
 
 
+class Fits(NamedTuple):
+    """What fits: the run's limit, the model's, and what happens to longer rows."""
+
+    sequence_len: int
+    longest: int | None
+    excess: str
+
+
 def findings_of(
-    train: Side, valid: Side | None, leakage: Leakage | None, sequence_len: int, excess: str, packing: bool
+    train: Side,
+    valid: Side | None,
+    leakage: Leakage | None,
+    *,
+    sequence_len: int,
+    longest: int | None,
+    excess: str,
+    packing: bool,
 ) -> tuple[Finding, ...]:
-    """All findings, errors first."""
+    """All findings, errors first.
+
+    Args:
+        longest: tokens that the model reads at most; None where nobody knows.
+    """
+    fits = Fits(sequence_len, longest, excess)
     found = [
         *_nothing_to_train(train),
         *_endings(train),
-        *_lengths(train, "training", sequence_len, excess),
+        *_lengths(train, "training", fits),
         *_reading(train, "training"),
         *_contents(train),
         *_copies(train),
-        *(_validation(train, valid, sequence_len, excess) if valid else ()),
+        *(_validation(train, valid, fits) if valid else ()),
         *(_leaks(leakage, valid) if leakage and valid else ()),
         *_answers(train),
         *_epoch(train, sequence_len, packing),
@@ -44,7 +66,8 @@ def rows(count: int) -> str:
 
 def part_of(count: int, side: Side) -> str:
     """A number of rows with its share of all."""
-    return f"{rows(count)} ({100 * count / side.rows:.1f}%)" if side.rows else rows(count)
+    share = 100 * count / side.rows if side.rows else 0.0
+    return f"{rows(count)} ({'under 0.1' if share < 0.1 else format(share, '.1f')}%)"
 
 
 def _nothing_to_train(side: Side) -> Iterator[Finding]:
@@ -86,12 +109,12 @@ def _endings(side: Side) -> Iterator[Finding]:
         )
 
 
-def _lengths(side: Side, name: str, sequence_len: int, excess: str) -> Iterator[Finding]:
+def _lengths(side: Side, name: str, fits: Fits) -> Iterator[Finding]:
     if not side.longer:
         return
     longest = side.lengths.quantiles["max"]
-    what = f"{part_of(side.longer, side)} of {name} longer than sequence_len ({sequence_len:,} tokens)"
-    if excess == "error":
+    what = f"{part_of(side.longer, side)} of {name} longer than sequence_len ({fits.sequence_len:,} tokens)"
+    if fits.excess == "error":
         yield Finding(
             "error",
             what,
@@ -101,15 +124,21 @@ def _lengths(side: Side, name: str, sequence_len: int, excess: str) -> Iterator[
         return
     dropped = side.longer - side.truncated
     done = [f"{dropped:,} left out"] if dropped else []
-    done += [f"{side.truncated:,} cut ({'split into several rows' if excess == 'split' else 'at whole answers'})"] * (
-        side.truncated > 0
-    )
+    done += [
+        f"{side.truncated:,} cut ({'split into several rows' if fits.excess == 'split' else 'at whole answers'})"
+    ] * (side.truncated > 0)
     yield Finding(
         "warning" if side.longer >= MANY * side.rows else "note",
         what,
         f"{', '.join(done)}; the longest has {longest:,} tokens",
-        f"to keep them whole, set sequence_len to {_next_length(longest):,}",
+        _to_keep(longest, fits),
     )
+
+
+def _to_keep(longest: int, fits: Fits) -> str:
+    if fits.longest is not None and longest > fits.longest:
+        return f"the model reads at most {fits.longest:,} tokens: shorten these rows, or take another model"
+    return f"to keep them whole, set sequence_len to {_next_length(longest):,}"
 
 
 def _next_length(tokens: int) -> int:
@@ -125,9 +154,8 @@ def _reading(side: Side, name: str) -> Iterator[Finding]:
             "these lines are no rows; what they held is lost",
             "mend the files, or set damaged: error to stop at the first one",
         )
-    usual = ("longer than", "no whole answer")
     for reason, count in side.dropped.items():
-        if not reason.startswith(usual) and side.kept:
+        if reason not in (TOO_LONG, CUT_BEFORE_ANSWER) and side.kept:
             yield Finding("note", f"{rows(count)} of {name} left out: {reason}", "training does not see them", "")
 
 
@@ -172,10 +200,10 @@ def _copies(side: Side) -> Iterator[Finding]:
         )
 
 
-def _validation(train: Side, valid: Side, sequence_len: int, excess: str) -> Iterator[Finding]:
+def _validation(train: Side, valid: Side, fits: Fits) -> Iterator[Finding]:
     if not valid.kept:
         yield Finding("error", "no validation row can be used", "the loss could not be measured", "check test_datasets")
-    yield from _lengths(valid, "validation", sequence_len, excess)
+    yield from _lengths(valid, "validation", fits)
     yield from _reading(valid, "validation")
     if train.classes and valid.classes:
         new = [name for name in valid.classes.counts if name not in train.classes.counts]

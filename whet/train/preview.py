@@ -22,11 +22,11 @@ from whet.data.records import ChatRecord, LabelRecord, PreferenceRecord, Record
 from whet.data.row_check import RowCheck
 from whet.data.tokens import RecordEncoder
 from whet.errors import DataError
-from whet.models.load import config_of, context_length, tokenizer_of
+from whet.models.load import config_of
+from whet.text.chat import chat_template_of
 from whet.text.encode import Encoded
+from whet.train.base import base_name, longest_row, tokenizer_for
 from whet.train.rows import open_sources
-from whet.train.sft import _base, _special_tokens
-from whet.train.template import choose_template
 
 Row = tuple[Record, list[Encoded], float]  # with its weight
 
@@ -40,15 +40,18 @@ def preview(config: RunConfig, rows: int = 3) -> AuditReport:
     Raises:
         WhetError: a bad config, no rows, no tokenizer. What is wrong with the rows stands in the report.
     """
-    tokenizer = _tokenizer(config)
-    hub = {"revision": config.revision_of_model}
-    limit = context_length(config_of(_base(config), **hub), config.sequence_len)
+    tokenizer = tokenizer_for(config)
+    template = chat_template_of(tokenizer)
+    model = config_of(base_name(config), revision=config.revision_of_model)
+    limit = longest_row(config)
     encode = RecordEncoder(tokenizer, config.trained_part)
     audit = Audit(
         tokenizer,
         sequence_len=limit,
         excess=config.excess_length_strategy,
         packing=config.sample_packing,
+        longest=getattr(model, "max_position_embeddings", None),
+        stops=template.stops if template is not None else (),
         show=rows,
         seed=config.seed,
     )
@@ -157,13 +160,6 @@ def _left_out(sources: Sequence[Source]) -> tuple[dict[str, int], int]:
     for source in sources:
         dropped.update(source.records.dropped)
     return dict(dropped), sum(source.rows.damaged_count for source in sources)
-
-
-def _tokenizer(config: RunConfig) -> Any:
-    tokenizer = tokenizer_of(_base(config), revision=config.revision_of_model)
-    _special_tokens(tokenizer, config)
-    choose_template(tokenizer, config.chat_template, config.chat_template_text())
-    return tokenizer
 
 
 def _about(config: RunConfig, tokenizer: Any, sources: Sequence[Source]) -> dict[str, str]:

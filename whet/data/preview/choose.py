@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from whet.data.audit_report import ShownPart, ShownRow
@@ -14,7 +16,7 @@ from whet.data.preview.pieces import pieces_of
 from whet.data.records import LabelRecord, PreferenceRecord, Record
 from whet.text.encode import IGNORE, Encoded
 
-MOST_TOKENS = 6_000  # of one text that is shown; what is left out is counted
+MOST_TOKENS = 20_000  # of one text that is shown; what is left out is counted
 
 
 class _Row(NamedTuple):
@@ -79,18 +81,25 @@ class Chooser:
             yield row, "random"
 
     def _shown(self, row: _Row, why: str) -> ShownRow:
-        parts = []
-        for title, text in zip(_titles(row.record), row.encoded, strict=False):
-            ids, labels = text.ids[:MOST_TOKENS], text.labels[:MOST_TOKENS]
-            shown = tuple(pieces_of(self._tokenizer, ids, labels))
-            parts.append(ShownPart(title, shown, hidden=len(text.ids) - len(ids)))
+        parts = [self._part(text) for text in row.encoded]
+        if isinstance(row.record, PreferenceRecord):
+            parts = _prompt_once(*parts)
+        elif isinstance(row.record, LabelRecord):
+            parts = [replace(part, title="good" if row.record.label else "bad") for part in parts]
         trained = sum(len(text.labels) - text.labels.count(IGNORE) for text in row.encoded)
         return ShownRow(row.number, why, tuple(parts), row.tokens, trained, row.remarks)
 
+    def _part(self, text: Encoded) -> ShownPart:
+        ids, labels = text.ids[:MOST_TOKENS], text.labels[:MOST_TOKENS]
+        return ShownPart("", tuple(pieces_of(self._tokenizer, ids, labels)), hidden=len(text.ids) - len(ids))
 
-def _titles(record: Record) -> tuple[str, ...]:
-    if isinstance(record, PreferenceRecord):
-        return ("chosen", "rejected")
-    if isinstance(record, LabelRecord):
-        return ("good" if record.label else "bad",)
-    return ("",)
+
+def _prompt_once(chosen: ShownPart, rejected: ShownPart) -> list[ShownPart]:
+    """A preference as three parts: what both texts begin with, and how each goes on."""
+    pairs = zip(chosen.pieces, rejected.pieces, strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1] and not pair[0].trained, pairs))
+    return [
+        ShownPart("prompt", chosen.pieces[:shared]),
+        ShownPart("chosen", chosen.pieces[shared:], chosen.hidden),
+        ShownPart("rejected", rejected.pieces[shared:], rejected.hidden),
+    ]

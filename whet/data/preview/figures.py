@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from whet.data.audit_report import AuditReport, Lengths, Side
 from whet.data.findings import rows
+from whet.data.prepare import CUT_BEFORE_ANSWER, TOO_LONG
 
 WHY = {
     "first": "the first row",
@@ -23,11 +24,13 @@ def figures(side: Side, sequence_len: int) -> dict[str, str]:
         "trained tokens": f"{side.trained_tokens:,}",
         "share trained": f"{100 * side.trained_share:.1f}%",
         "tokens a row": quantiles(side.lengths),
-        f"longer than {sequence_len:,}": longer(side),
+        f"longer than {sequence_len:,} tokens": longer(side),
     }
     if side.damaged:
         named["damaged lines"] = f"{side.damaged:,} skipped"
     for reason, count in side.dropped.items():
+        if reason in (TOO_LONG, CUT_BEFORE_ANSWER):  # said by the line above
+            continue
         named[f"left out: {reason}"] = f"{count:,}"
     named["exact copies"] = f"{side.duplicates:,}"
     if side.packed_rows and side.fill is not None:
@@ -43,7 +46,7 @@ def longer(side: Side) -> str:
         return "0"
     dropped = side.longer - side.truncated
     parts = [f"{dropped:,} left out"] * (dropped > 0) + [f"{side.truncated:,} cut"] * (side.truncated > 0)
-    return f"{side.longer:,}: {', '.join(parts)}"
+    return f"{side.longer:,} ({', '.join(parts)})"
 
 
 def quantiles(lengths: Lengths) -> str:

@@ -37,6 +37,29 @@ def marked(pieces: Sequence[Piece]) -> list[list[Marked]]:
     return found
 
 
+def shortened(
+    pieces: Sequence[Piece], longest: int, head: int, tail: int
+) -> Iterator[tuple[Piece | None, list[Marked], int]]:
+    """Each piece with its stretches; of a longer run of trained (or untrained) ones the beginning and the end.
+
+    Args:
+        longest: pieces of a run that is given whole.
+        head, tail: pieces that are given of a longer one.
+
+    Yields:
+        (piece, its stretches, 0), or for a gap (None, [], pieces left out).
+    """
+    stretches = list(zip(pieces, marked(pieces), strict=True))
+    for _, group in groupby(stretches, lambda pair: pair[0].trained):
+        run = [(piece, parts, 0) for piece, parts in group]
+        if len(run) <= longest:
+            yield from run
+        else:
+            yield from run[:head]
+            yield None, [], len(run) - head - tail
+            yield from run[-tail:]
+
+
 def code_point(character: str) -> str:
     """An invisible character by its number: ``U+00A0``."""
     return f"U+{ord(character):04X}"

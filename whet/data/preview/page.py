@@ -17,11 +17,12 @@ from whet.console import write_text_atomic
 from whet.data.audit_report import AuditReport, Classes, Finding, ShownPart, ShownRow
 from whet.data.preview.figures import WHY, figures, verdict
 from whet.data.preview.histogram import histogram
-from whet.data.preview.marks import BREAK, SPACE, TAB, Marked, code_point, marked
+from whet.data.preview.marks import BREAK, SPACE, TAB, Marked, code_point, shortened
 from whet.data.preview.pieces import Piece
 from whet.data.preview.style import STYLE
 
 CLASSES_SHOWN = 12
+LONG_RUN, SHOWN_HEAD, SHOWN_TAIL = 2_000, 1_000, 500  # pieces; of a longer run its beginning and end are shown
 KIND_MARKS = {"space": "w", "tab": "t", "break": "n", "odd": "o"}
 
 # What a page must not hold: control characters (shown as their pictures), halves of surrogate pairs.
@@ -190,7 +191,10 @@ def _row(row: ShownRow) -> str:
 
 def _part(part: ShownPart) -> str:
     title = f'<p class="part">{_text(part.title)}</p>' if part.title else ""
-    tokens = "".join(_token(piece, parts) for piece, parts in zip(part.pieces, marked(part.pieces), strict=True))
+    tokens = "".join(
+        _token(piece, parts) if piece else f"<em> … {gap:,} more tokens … </em>"
+        for piece, parts, gap in shortened(part.pieces, LONG_RUN, SHOWN_HEAD, SHOWN_TAIL)
+    )
     more = f"<em> … {part.hidden:,} more tokens</em>" if part.hidden else ""
     return f'{title}<div class="text" dir="auto">{tokens}{more}</div>'
 

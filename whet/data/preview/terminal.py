@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.padding import Padding
@@ -15,7 +14,7 @@ from rich.text import Text
 from whet.console import PLAIN_TABLE_WIDTH
 from whet.data.audit_report import AuditReport, Finding, Lengths, ShownPart, ShownRow
 from whet.data.preview.figures import WHY, figures, verdict
-from whet.data.preview.marks import BREAK, SPACE, TAB, Marked, code_point, marked
+from whet.data.preview.marks import BREAK, SPACE, TAB, Marked, code_point, shortened
 from whet.data.preview.pieces import Piece
 
 # The text on a coloured ground has its own colour, so it can be read on light and on dark terminals.
@@ -37,6 +36,16 @@ def print_report(report: AuditReport, console: Console | None = None) -> None:
     if console is None:
         console = Console(width=None if sys.stdout.isatty() else PLAIN_TABLE_WIDTH, highlight=False)
     plain = not console.is_terminal or console.no_color
+    if not plain:
+        _print(console, report, plain)
+        return
+    with console.capture() as captured:
+        _print(console, report, plain)
+    for line in captured.get().rstrip("\n").split("\n"):  # the cells of a table are filled with spaces
+        console.print(Text(line.rstrip()), soft_wrap=True)
+
+
+def _print(console: Console, report: AuditReport, plain: bool) -> None:
     _head(console, report)
     if report.shown:
         console.print(_legend(plain))
@@ -93,20 +102,18 @@ def _row(console: Console, row: ShownRow, plain: bool) -> None:
 
 def part_text(part: ShownPart, plain: bool) -> Text:
     """The pieces of a text with their styles or markers; the middle of long runs is left out."""
-    text, parity = Text(), 0
-    stretches = list(zip(part.pieces, marked(part.pieces), strict=True))
-    for trained, group in groupby(stretches, lambda pair: pair[0].trained):
-        run = list(group)
-        text.append("[[" if trained and plain else "")
-        for piece, parts in _shortened(run):
-            if piece is None:
-                text.append(f" ... {len(run) - SHOWN_HEAD - SHOWN_TAIL:,} more tokens ... ", style=FAINT)
-                continue
-            parity += 1
-            style = "" if plain else _style(piece, parity)
-            for part_of_piece in parts:
-                text.append(visible(part_of_piece), style=style)
-        text.append("]]" if trained and plain else "")
+    text, inside = Text(), False
+    for number, (piece, parts, gap) in enumerate(shortened(part.pieces, LONG_RUN, SHOWN_HEAD, SHOWN_TAIL)):
+        if piece is None:
+            text.append(f" ... {gap:,} more tokens ... ", style=FAINT)
+            continue
+        if plain and piece.trained != inside:
+            inside = piece.trained
+            text.append("[[" if inside else "]]")
+        style = "" if plain else _style(piece, number)
+        for stretch in parts:
+            text.append(visible(stretch), style=style)
+    text.append("]]" if inside else "")
     if part.hidden:
         text.append(f" ... {part.hidden:,} more tokens", style=FAINT)
     return text
@@ -129,16 +136,6 @@ def _style(piece: Piece, parity: int) -> str:
     if piece.special:
         return TRAINED_SPECIAL if piece.trained else SPECIAL
     return TRAINED[parity % 2] if piece.trained else ""
-
-
-def _shortened(run: list[tuple[Piece, list[Marked]]]) -> Iterator[tuple[Piece | None, list[Marked]]]:
-    """The run, or its beginning, a gap (None) and its end."""
-    if len(run) <= LONG_RUN:
-        yield from run
-        return
-    yield from run[:SHOWN_HEAD]
-    yield None, []
-    yield from run[-SHOWN_TAIL:]
 
 
 def _figures(console: Console, report: AuditReport) -> None:
