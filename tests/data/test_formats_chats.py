@@ -53,6 +53,11 @@ def test_names_of_roles(name: str, role: str) -> None:
     assert chat([{"from": name, "value": "x"}, {"from": "gpt", "value": "a"}])[0] == {"role": role, "content": "x"}
 
 
+def test_keys_may_change_within_a_conversation() -> None:
+    talk = [{"from": "human", "value": "q"}, ANSWER, {"role": "user", "value": "q"}, {"from": "gpt", "content": "a"}]
+    assert chat(talk) == chat([QUESTION, ANSWER] * 2) == [QUESTION, ANSWER] * 2
+
+
 def test_text_parts_are_joined_and_system_may_be_dropped() -> None:
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]
     assert chat([{"role": "user", "content": parts}, {"role": "assistant", "content": parts}])[1]["content"] == "ab"

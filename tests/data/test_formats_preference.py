@@ -12,7 +12,7 @@ from format_rows import from_arrow, made, read, refused
 from whet.config import parse_config
 from whet.data.formats import FormatSpec, open_records
 from whet.data.records import LabelRecord, PreferenceRecord
-from whet.data.stream import rows_of
+from whet.data.stream import open_rows
 
 Q, Q2 = {"role": "user", "content": "q"}, {"role": "user", "content": "q2"}
 A, B = {"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}
@@ -171,15 +171,20 @@ class TestLabels:
 
 
 def test_the_articles_rows_in_both_forms(shared: Path) -> None:
-    lines = (shared / "data" / "dpo" / "article_dpo.jsonl").read_text(encoding="utf-8").splitlines()
-    article = [json.loads(line) for line in lines]
-    sharegpt_rows = json.loads((shared / "data" / "dpo" / "sharegpt_dpo.json").read_text(encoding="utf-8"))
+    folder = shared / "data" / "dpo"
+    lines = (folder / "article_dpo.jsonl").read_text(encoding="utf-8").splitlines()
     config = (shared / "acceptance" / "tutorial_dpo.yml").read_text(encoding="utf-8")
-    config = config.replace("chat_template: qwen_25\nrl: dpo\n", "")
-    spec = FormatSpec(**parse_config(config).datasets[0].format_fields())
-    named = list(open_records(rows_of(article), spec))
-    assert len(named) == len(article) == 300
-    assert read(article).records == named == read(sharegpt_rows).records
-    for row, record in zip(article, named, strict=True):
-        assert isinstance(record, PreferenceRecord)
+    entry = parse_config(config.replace("chat_template: qwen_25\nrl: dpo\n", "")).datasets[0]
+    stream = open_rows(folder / "article_dpo.jsonl", **entry.source_fields())
+    named = open_records(stream, FormatSpec(**entry.format_fields()))
+    assert named.reason == (
+        "chat_template.default: preference pairs: the prompt is the column conversation, "
+        "the answers are chosen and rejected"
+    )
+    records = list(named)
+    assert len(records) == len(lines) == 300 and not named.dropped
+    for line, record in zip(lines, records, strict=True):
+        row = json.loads(line)
         assert record == PreferenceRecord(row["conversation"], [row["chosen"]], [row["rejected"]])
+    for name in ("article_dpo.jsonl", "sharegpt_dpo.json"):
+        assert list(open_records(open_rows(folder / name), FormatSpec())) == records

@@ -58,8 +58,10 @@ class DatasetConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    path: Text = Field(description="a file, a folder or a name on the hub")
-    name: Text | None = Field(None, description="name of the hub data set's configuration; unset: its default")
+    path: Text = Field(description="a file (also compressed), a folder, a glob or a name on the hub")
+    name: Text | None = Field(
+        None, description="sheet of a workbook, or configuration of a hub data set; unset: the first one"
+    )
     split: Text = Field("train", description="which rows, such as train, train[:5000] or train[10%:20%]")
     type: (
         Annotated[
@@ -81,7 +83,7 @@ class DatasetConfig(BaseModel):
         None, description="files to read, where path names a folder, a hub name or a format"
     )
     ds_type: Text | None = Field(
-        None, description="json, jsonl, csv, tsv, xlsx, parquet, arrow or text; unset: found from the suffix"
+        None, description="json, jsonl, csv, tsv, excel, parquet, arrow or text; unset: found from the suffix"
     )
     revision: Text | None = Field(None, description="commit, tag or branch on the hub; unset: the newest")
     streaming: Bool = Field(False, description="read a hub data set over the network, row by row, without a copy here")

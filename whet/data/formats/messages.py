@@ -45,10 +45,10 @@ class MessageReader:
         Raises:
             DataError: no messages, an unknown role, content that is no text.
         """
-        role_key, content_key = self._role_keys[0], self._content_keys[0]
         roles, called = self._roles, False
         result: list[Message] = []
         given: list[Any] = value if isinstance(value, list) else _listed(value)
+        role_key, content_key = self._likely_keys(given)
         for message in given:
             if message.__class__ is not dict and not isinstance(message, Mapping):
                 raise _no_messages()
@@ -91,6 +91,13 @@ class MessageReader:
                 if trained != (message["role"] == "assistant"):  # else what happens anyway
                     message.setdefault("train", trained)
         return messages
+
+    def _likely_keys(self, messages: list[Any]) -> tuple[str, str]:
+        """The keys of the first message; where another message has other keys, they are looked up there."""
+        first = messages[0] if messages and isinstance(messages[0], Mapping) else {}
+        role = self._role_keys[-1] if first.get(self._role_keys[0]) is None else self._role_keys[0]
+        content = self._content_keys[-1] if first.get(self._content_keys[0]) is None else self._content_keys[0]
+        return role, content
 
     def _slow_role(self, message: Mapping[str, Any]) -> str:
         name = self._part(message, self._role_keys, "role")
