@@ -70,9 +70,11 @@ def _batches(stream: IO[bytes]) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _columns(file: Stored, kind: str) -> Iterator[IO[bytes]]:
-    try:
-        with reading(file.place), seekable(file) as stream:
+    with reading(file.place), seekable(file) as stream:
+        try:
             yield stream
-    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        given = f"{file.place}: damaged, or no {kind} file: {str(error).splitlines()[0]}"
-        raise DataError(given, f"a whole {kind} file") from error
+        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise  # of the system: Arrow gives its own, such as a file cut off, no number
+            given = f"{file.place}: damaged, or no {kind} file: {str(error).splitlines()[0]}"
+            raise DataError(given, f"a whole {kind} file") from error

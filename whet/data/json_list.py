@@ -105,20 +105,20 @@ class _List:
                 continue
             self._refill("".join(parts))
             parts, held = [], 0
-            rows = self._take()
+            rows = self._take(final=not chunk)
             wanted = 0 if rows else len(self.buffer)
             for start in range(0, len(rows), PIECE_ROWS):
                 yield Piece(rows[start : start + PIECE_ROWS], done)
         if self.expects != "end":
-            raise self._damaged("the list is not closed", len(self.buffer.rstrip(SPACE)))
+            raise self._damaged("the list is not closed", self.at)
 
     def _refill(self, more: str) -> None:
         self.line += self.buffer.count("\n", 0, self.at)
         self.buffer = self.buffer[self.at :] + more
         self.at = 0
 
-    def _take(self) -> list[Row]:
-        """The whole entries of the buffer."""
+    def _take(self, final: bool) -> list[Row]:
+        """The whole entries of the buffer; ``final``: nothing follows it."""
         rows: list[Row] = []
         parse, buffer = json.JSONDecoder().raw_decode, self.buffer
         escapes = "\\ud" in buffer or "\\uD" in buffer
@@ -131,7 +131,7 @@ class _List:
             try:
                 row, self.at = parse(buffer, at)
             except (ValueError, RecursionError) as error:
-                if _cut_off(error, len(buffer)):
+                if not final and _cut_off(error, len(buffer)):
                     return rows
                 what = error.msg if isinstance(error, json.JSONDecodeError) else json_problem(error)
                 raise self._damaged(what, getattr(error, "pos", at)) from error

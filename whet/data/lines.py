@@ -62,7 +62,7 @@ class TextFile:
                 number += text.count("\n")
 
     def chunks(self) -> Iterator[tuple[str, int]]:
-        """The text in pieces that may end anywhere, with the bytes read so far.
+        """The text in pieces that may end anywhere, with the bytes read so far; only the last piece is empty.
 
         Raises:
             DataError: bytes that do not decode, with their line.
@@ -79,8 +79,10 @@ class TextFile:
                     what = f"{self.place}:{line}: not {self.encoding.upper()} text"
                     raise DataError(what, self.expected, "save the file as UTF-8, or set encoding") from error
                 line += text.count("\n")
-                yield text.removeprefix(mark), opened.done()
-                mark = ""
+                if text:
+                    text, mark = text.removeprefix(mark), ""
+                if text or not data:
+                    yield text, opened.done()
                 if not data:
                     return
 
