@@ -218,9 +218,10 @@ def test_qwen2_goes_to_gguf(tiny_qwen2_dir: Path, tmp_path: Path) -> None:
 
 
 def test_formatting_functions_of_both_kinds(tmp_path: Path) -> None:
-    from whet.train.sft_trainer import read_rows
+    from whet.train.sft_rows import read_rows
 
     rows = [{"q": "one", "a": "1"}, {"q": "two", "a": "2"}]
-    single = read_rows(rows, "text", lambda row: f"{row['q']}={row['a']}")
-    batch = read_rows(rows, "text", lambda rows: [f"{q}={a}" for q, a in zip(rows["q"], rows["a"], strict=True)])
+    single = read_rows(rows, "text", lambda row: f"{row['q']}={row['a']}").records
+    texts = lambda rows: [f"{q}={a}" for q, a in zip(rows["q"], rows["a"], strict=True)]  # noqa: E731
+    batch = read_rows(rows, "text", texts).records
     assert [r.text for r in single] == [r.text for r in batch] == ["one=1", "two=2"]

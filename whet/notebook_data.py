@@ -15,15 +15,15 @@ from whet.data.tables import as_dataset, column_names, column_values
 from whet.data.turns import MESSAGE_COLUMNS, role_names, standard_messages, with_column
 from whet.errors import DataError, ModelError, WhetError
 from whet.export.modelfile import modelfile
+from whet.text.chat import bundled_chat_template
 from whet.text.encode import Encoded
 from whet.text.jinja import own_bos
 from whet.text.literal import specials_of
 from whet.text.mapped import accept_mapped
-from whet.text.template import TurnTemplate, bundled, from_jinja
+from whet.text.template import TurnTemplate, from_jinja
 from whet.text.template_string import first_special, has_fields, parse_template
 from whet.train.responses import by_markers, by_structure
 from whet.train.sft_rows import SftRows
-from whet.train.sft_trainer import SFTTrainer
 
 PREAMBLE = (
     "Below are some instructions that describe some tasks. Write responses that appropriately complete each request."
@@ -110,10 +110,7 @@ def get_chat_template(
     if isinstance(chat_template, tuple | list):
         chat_template, stop = chat_template
         stops = [stop] if isinstance(stop, str) else []
-    jinja, pieces = _read_template(tokenizer, chat_template, system_message, stops)
-    if map_eos_token and pieces is not None:
-        pieces = _with_known_end(tokenizer, pieces)
-        jinja = pieces.jinja()
+    jinja, _ = _read_template(tokenizer, chat_template, system_message, stops, map_eos_token)
     tokenizer.chat_template = accept_mapped(jinja, mapping or {})
     _keep_stops(tokenizer, stops)
     describe_template(tokenizer)
@@ -141,6 +138,8 @@ def train_on_responses_only(
         DataError: no row shows an answer; the message says what the rows look like.
         WhetError: one marker without the other, or another trainer.
     """
+    from whet.train.sft_trainer import SFTTrainer  # torch is needed here only
+
     refuse_arguments(unknown, train_on_responses_only)
     if not isinstance(trainer, SFTTrainer):
         raise WhetError(f"the trainer is a {type(trainer).__name__}", "whet's SFTTrainer")
@@ -169,7 +168,9 @@ def describe_template(tokenizer: Any, num_ctx: int | None = None) -> None:
         tokenizer._ollama_modelfile = None
         return
     template = own_template(tokenizer)
-    stops = None if template is not None else [tokenizer.eos_token, *kept_stops(tokenizer)]
+    stops = template.stops if template is not None else (tokenizer.eos_token, *kept_stops(tokenizer))
+    if template is not None and template.no_go:
+        template = None
     tokenizer._ollama_modelfile = modelfile(MODELFILE_GGUF, template, num_ctx=num_ctx, stops=stops)
 
 
@@ -200,9 +201,13 @@ def _keep_stops(tokenizer: Any, stops: Sequence[str]) -> None:
 
 
 def _read_template(
-    tokenizer: Any, given: str, system: str | None, stops: Sequence[str]
+    tokenizer: Any, given: str, system: str | None, stops: Sequence[str], ends: bool = True
 ) -> tuple[str, TurnTemplate | None]:
-    """The template as Jinja, and as pieces where it is made of such."""
+    """The template as Jinja, and as pieces where it is made of such.
+
+    Args:
+        ends: a bundled template ends its answers with the tokenizer's end token, or that token is changed.
+    """
     if tokenizer is None:
         raise ModelError("no tokenizer was given", fix="pass tokenizer=tokenizer")
     if not isinstance(given, str) or not given.strip():
@@ -210,9 +215,14 @@ def _read_template(
     if has_fields(given) or (not _is_jinja(given) and ("{" in given or "\n" in given)):
         pieces = _from_string(tokenizer, given, system, stops)
         return pieces.jinja(), pieces
-    template = _from_jinja(tokenizer, given) if _is_jinja(given) else bundled(given)
+    if _is_jinja(given):
+        jinja, template = given, _from_jinja(tokenizer, given)
+    else:
+        found = bundled_chat_template(given, tokenizer)
+        template = _with_known_end(tokenizer, found.pieces) if ends and found.pieces else found.pieces
+        jinja = template.jinja() if template else found.jinja
     if system is None:
-        return given if template is None or _is_jinja(given) else template.jinja(), template
+        return jinja, template
     if template is None or template.system is None:
         raise _no_place(given)
     template = replace(template, default_system=system)

@@ -45,7 +45,7 @@ def cell_text(value: Any) -> str | None:
         return None if math.isnan(value) else _number(value)
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
-    if isinstance(value, Decimal) and value.is_nan():
+    if (isinstance(value, Decimal) and value.is_nan()) or (isinstance(value, np.datetime64) and np.isnat(value)):
         return None
     if isinstance(value, np.ndarray):
         value = value.tolist()

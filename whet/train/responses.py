@@ -15,12 +15,14 @@ from whet.data.records import ChatRecord, PairRecord, Record, TextRecord
 from whet.data.tokens import RecordEncoder, encode_records
 from whet.errors import DataError
 from whet.text import pieces as author
+from whet.text.apart import in_turns
 from whet.text.encode import Encoded, encode_marked
+from whet.text.frame import sample
 from whet.text.jinja import own_bos
 from whet.text.literal import Span, specials_of
 from whet.text.rows import take_apart
 from whet.text.template import TurnTemplate, from_jinja
-from whet.train.sft_rows import SftRows
+from whet.train.sft_rows import COMPARED, SftRows
 
 SHOWN = 300  # characters of a row in an error
 
@@ -31,6 +33,13 @@ class Responses:
 
     encoded: Iterator[Encoded]
     missing: Counter[str] = field(default_factory=Counter)
+
+
+def in_own_template(tokenizer: Any, rows: SftRows) -> bool:
+    """Whether the texts are conversations in the tokenizer's chat template, as far as its pieces show it."""
+    texts = [record for record in sample(rows.records, COMPARED) if isinstance(record, TextRecord)]
+    template = from_jinja(tokenizer) if texts and tokenizer.chat_template else None
+    return template is not None and all(_split(template, text, own_bos(tokenizer)) is not None for text in texts)
 
 
 def by_structure(tokenizer: Any, rows: SftRows) -> Responses:
@@ -88,11 +97,12 @@ def _split(template: TurnTemplate | None, record: Record, bos: str) -> Record | 
     text = record.text.removeprefix(bos)
     if template.system_place == "each_turn":
         return _split_frame(template, text, record.text)
-    messages = take_apart(template, text)
-    if not messages or not any(message["role"] == "assistant" for message in messages):
-        return None
-    again = template.render(messages).removeprefix(template.bos)
-    return ChatRecord([dict(message) for message in messages]) if again.rstrip() == text.rstrip() else None
+    for messages in (in_turns(template, text), take_apart(template, text)):
+        if messages and any(message["role"] == "assistant" for message in messages):
+            again = template.render(messages).removeprefix(template.bos)
+            if again.rstrip() == text.rstrip():
+                return ChatRecord([dict(message) for message in messages])
+    return None
 
 
 def _split_frame(template: TurnTemplate, text: str, whole: str) -> Record | None:

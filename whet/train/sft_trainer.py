@@ -21,6 +21,7 @@ from whet.errors import WhetError
 from whet.models.load import context_length
 from whet.text.encode import Encoded
 from whet.train.fallback import mixed_precision, optimizer_name, settle
+from whet.train.responses import in_own_template
 from whet.train.sft_rows import SftRows, read_rows
 from whet.train.template import settle_template
 from whet.train.trainer import WhetTrainer
@@ -143,8 +144,10 @@ class SFTTrainer(WhetTrainer):
 
 
 def _settle(tokenizer: Any, rows: SftRows) -> str:
-    """Which template the rows teach. Texts beside the conversations that they were rendered from need no guess."""
-    return "tokenizer" if rows.are_rendered(tokenizer) else settle_template(tokenizer, rows.records)
+    """Which template the rows teach. Texts that are conversations in the tokenizer's own need no guess."""
+    if rows.are_rendered(tokenizer) or in_own_template(tokenizer, rows):
+        return "tokenizer"
+    return settle_template(tokenizer, rows.records)
 
 
 def _length(model: Any, args: Any, asked: int | None) -> int:
