@@ -114,7 +114,7 @@ def _no_template(reason: str) -> list[str]:
     """Comment lines, each on a line of its own whatever the reason holds."""
     return [
         "# No TEMPLATE: Ollama uses the chat template inside the GGUF.",
-        f"# A Go template cannot write the same text, since this one does more: {' '.join(reason.split())}.",
+        f"# No Go template writes the same text: {' '.join(reason.split())}.",
     ]
 
 
