@@ -112,7 +112,10 @@ def test_short_texts_are_not_judged() -> None:
 
 
 def test_chinese() -> None:
-    held = ["我喜欢这个产品的新功能，而且客服非常有帮助，下次还会再来。", "食物很糟糕，毫无味道，服务员也不友好，价格太贵了。"]
+    held = [
+        "我喜欢这个产品的新功能，而且客服非常有帮助，下次还会再来。",
+        "食物很糟糕，毫无味道，服务员也不友好，价格太贵了。",
+    ]
     assert found(held, [held[0].replace("下次", "以后")]) == {0: 0}
 
 
