@@ -3,11 +3,11 @@
     python benchmarks/prepare_data.py [--repeats 3] [--rows 1000000] [--only speed|memory]
 
 Speed: WikiSQL's training rows (53,669) from a JSONL file to token arrays on disk: read, render, encode, mask, write.
-Beside it, in the same process and in turns, ``tokenizers`` alone on the finished texts, in batches of the same size: with
-offsets (``encode_batch``) and without (``encode_batch_fast``, which no exact mask could be made from alone).
+Beside it, in the same process and in turns, ``tokenizers`` alone on the finished texts, in batches of the same size:
+with offsets (``encode_batch``) and without (``encode_batch_fast``, which tells nothing about where an answer begins).
 
-Memory: a JSONL of a million conversations (about 1 GB), prepared in a process of its own; its peak resident memory, rows
-and bytes a second, and the seconds that the second run needs, which finds the prepared copy.
+Memory: a JSONL of a million conversations (about 1 GB), prepared in a process of its own; its peak resident memory,
+rows and bytes a second, and the seconds that the second run needs, which finds the prepared copy.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _large(path: Path, rows: int) -> None:
     draw = random.Random(1)
     with path.open("w", encoding="utf-8") as out:
         for number in range(rows):
-            question, answer = (" ".join(draw.choices(sentences, k=count)) for count in (4, 8))
+            question, answer = (" ".join(draw.choices(sentences, k=count)) for count in (2, 4))
             out.write(_messages(f"{number}: {question}", "Answer in the style of the question.", answer) + "\n")
 
 

@@ -10,7 +10,7 @@ other rows and vocabularies the tokenizer's own offsets are used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -67,8 +67,14 @@ def spans_by_length(
     return list(zip(first.tolist(), last.tolist(), strict=True))
 
 
-def spans_by_offsets(offsets: Sequence[Span], spans: Sequence[Span]) -> list[Span]:
+def spans_by_offsets(
+    offsets: Sequence[Span], spans: Sequence[Span], ids: Sequence[int] = (), special: Container[int] = ()
+) -> list[Span]:
     """Token ranges of one row, by the tokenizer's offsets; spans are in order and do not overlap.
+
+    Args:
+        ids, special: the tokens and which ids are special tokens. A special token that begins before a range is not
+            part of it: some (Phi-3's) take the white space after them along, and an answer may begin with white space.
 
     Two things to know about offsets: the tokens of one multi-byte character all carry that character's range, and the
     white space in front of a token may be cut off its range (a token of spaces only then has an empty range at its
@@ -83,8 +89,7 @@ def spans_by_offsets(offsets: Sequence[Span], spans: Sequence[Span]) -> list[Spa
             current += 1
         k = current
         while end > start and k < len(spans) and spans[k][0] < end:
-            if found[k][1] == 0:
-                found[k][0] = i
-            found[k][1] = i + 1
+            if start >= spans[k][0] or not ids or ids[i] not in special:
+                found[k] = [found[k][0] if found[k][1] else i, i + 1]
             k += 1
     return [(first, last) for first, last in found]

@@ -213,13 +213,16 @@ class Encoder:
         wanted = [i for i, row in enumerate(rows) if row.spans is not None]
         if self.lengths is None:
             for i in wanted:
-                found[i].spans = spans_by_offsets(self._offsets[i], rows[i].spans or ())
+                found[i].spans = self._by_offsets(self._offsets[i], rows[i], found[i])
             return
         rest = self._spans_by_length(self.lengths, [rows[i] for i in wanted], [found[i] for i in wanted])
         again = [wanted[i] for i in rest]
         encodings = self._backend().encode_batch([rows[i].text for i in again], add_special_tokens=False)
         for i, encoding in zip(again, encodings, strict=True):
-            found[i].spans = spans_by_offsets(encoding.offsets, rows[i].spans or ())
+            found[i].spans = self._by_offsets(encoding.offsets, rows[i], found[i])
+
+    def _by_offsets(self, offsets: Sequence[Span], row: Marked, found: _Row) -> list[Span]:
+        return spans_by_offsets(offsets, row.spans or (), found.ids, self.specials.ids)
 
     def _spans_by_length(self, lengths: np.ndarray, rows: Sequence[Marked], found: Sequence[_Row]) -> list[int]:
         """Set the ranges of all rows whose lengths add up; returns the numbers of the others."""
@@ -249,8 +252,9 @@ class Encoder:
         tokenizer = self.specials.literal
         encoding = tokenizer.encode_batch([text])[0]
         spans = None if row.spans is None else [(_moved(anchors, a), _moved(anchors, b)) for a, b in row.spans]
-        ranges = None if spans is None else spans_by_offsets(encoding.offsets, spans)
-        return _Row(tokenizer.ids_of(encoding), ranges)
+        ids = tokenizer.ids_of(encoding)
+        ranges = None if spans is None else spans_by_offsets(encoding.offsets, spans, ids, self.specials.ids)
+        return _Row(ids, ranges)
 
     def _close(self, row: Marked, made: _Row) -> tuple[Span, ...]:
         """Add the special tokens around a row, each once; the end is trained with what it ends, the beginning not."""

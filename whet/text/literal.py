@@ -26,6 +26,7 @@ class Specials:
 
     Attributes:
         texts: their texts, longest first.
+        ids: their ids.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -33,6 +34,7 @@ class Specials:
         added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         found = {text for text in added | set(tokenizer.all_special_tokens) if text}
         self.texts = tuple(sorted(found, key=lambda text: (-len(text), text)))
+        self.ids = frozenset(tokenizer.convert_tokens_to_ids(list(self.texts)))
         self._starts = tuple({text[:2] for text in self.texts})
         self._pattern = re.compile("|".join(map(re.escape, self.texts)) or r"(?!)")
 
