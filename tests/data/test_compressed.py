@@ -90,6 +90,9 @@ class TestZip:
     def test_nothing_to_read(self, tmp_path: Path) -> None:
         assert "the archive is empty" in refused(self.made(tmp_path / "a.zip"))
         assert "no file of rows in the archive, but a.exe" in refused(self.made(tmp_path / "b.zip", **{"a.exe": b"x"}))
+        packed = self.made(tmp_path / "d.zip", **{"a.jsonl.gz": gzip.compress(TEXT), "b.zip": b"x"})
+        assert "no file of rows in the archive, but a.jsonl.gz, b.zip" in refused(packed)
+        assert "unpack it first" in refused(write(tmp_path / "a.tar.gz", gzip.compress(TEXT)))
         assert "compressed file is damaged" in refused(write(tmp_path / "c.zip", b"PK not really"))
 
     def test_a_changed_byte(self, tmp_path: Path) -> None:

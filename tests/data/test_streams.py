@@ -12,6 +12,7 @@ import datasets
 import pyarrow
 import pyarrow.feather
 import pyarrow.ipc
+import pyarrow.parquet
 import pytest
 from source_files import all_rows, jsonl, read, refused, write
 
@@ -89,6 +90,9 @@ class TestEveryFormat:
             moved = file.rename(tmp_path / f"other.{kind}")
             assert open_rows(moved).fingerprint() == first, "a moved file is the same data"
             assert open_rows(moved, damaged="skip").fingerprint() != first
+            other = moved.rename(tmp_path / "as.txt")
+            if kind == "jsonl":
+                assert open_rows(other).fingerprint() != first, "the same bytes as plain text are other rows"
 
 
 def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
@@ -222,7 +226,7 @@ def test_damaged_columnar_files(tmp_path: Path, kind: str) -> None:
 
 
 MEASURED = """
-import gc, resource, sys, tracemalloc
+import sys, tracemalloc
 from whet.data.stream import open_rows
 tracemalloc.start()
 source, rows = open_rows(sys.argv[1]), 0

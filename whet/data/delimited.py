@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 
 from whet.console import notice
+from whet.data.header import header_names
 from whet.data.lines import TextFile
 from whet.data.parts import PIECE_ROWS, Damage, Piece, Row
 from whet.errors import DataError
@@ -169,7 +170,7 @@ class _Reading:
                     raise DataError(f"{self.text.place}:{line}: {self.feed.bad[line]}", self.text.expected)
                 hint = line == 1 and _HINT.match(self.text.head)
                 if any(cell.strip() for cell in cells) and not hint:
-                    self.names = _names(cells, self.text.place)
+                    self.names = header_names(cells, self.text.place)
                     return
         except csv.Error as error:
             raise DataError(f"{self.text.place}: the header is damaged: {error}", "names of columns") from error
@@ -206,18 +207,3 @@ class _Reading:
             return
         what = "a carriage return in the middle" if "new-line" in str(error) else str(error)
         self.damage.found(f"{self.text.place}:{line}", f"the line is damaged: {what}", "one row on each line")
-
-
-def _names(cells: list[str], place: str) -> list[str]:
-    """The header's names. Nameless columns and repeated names are told apart as pandas does, and said."""
-    names: list[str] = []
-    for index, cell in enumerate(cells):
-        base = name = cell if cell.strip() else f"Unnamed: {index}"
-        count = 0
-        while name in names or (count and name in cells):
-            count += 1
-            name = f"{base}.{count}"
-        if name != cell and cell.strip():
-            notice(f'{place}: the header has the column "{base}" twice; the second is called "{name}"')
-        names.append(name)
-    return names

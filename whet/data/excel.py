@@ -14,6 +14,7 @@ from typing import Any
 
 from whet.console import notice
 from whet.data.compressed import Stored, reading, seekable
+from whet.data.header import header_names
 from whet.data.parts import PIECE_ROWS, Damage, Piece, Row
 from whet.errors import DataError, MissingDependency
 
@@ -73,7 +74,8 @@ def _pieces(rows: Iterator[Sequence[Any]], file: Stored, total: int, damage: Dam
         if all(cell is None for cell in cells):
             continue
         if not names:
-            names = _header(cells)
+            last = max(index for index, cell in enumerate(cells) if cell is not None)
+            names = header_names(cells[: last + 1], file.place)
         elif any(cell is not None for cell in cells[len(names) :]):
             what = f"a cell stands right of the last of {len(names)} columns"
             damage.found(f"{file.place}:{number}", what, "a name above every cell")
@@ -84,16 +86,6 @@ def _pieces(rows: Iterator[Sequence[Any]], file: Stored, total: int, damage: Dam
             yield Piece(found, min(file.size, file.size * number // total))
             found = []
     yield Piece(found, file.size)
-
-
-def _header(cells: list[Any]) -> list[str]:
-    last = max(index for index, cell in enumerate(cells) if cell is not None)
-    names: list[str] = []
-    for index, cell in enumerate(cells[: last + 1]):
-        base = f"Unnamed: {index}" if cell is None else str(cell)
-        copies = sum(name == base or name.startswith(f"{base}.") for name in names)
-        names.append(f"{base}.{copies}" if base in names else base)
-    return names
 
 
 def _value(cell: Any) -> Any:

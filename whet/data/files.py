@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from whet.data.columnar import parquet_rows, read_arrow, read_parquet
-from whet.data.compressed import ARCHIVE, Stored, format_suffix, open_stored, reading, stored
+from whet.data.compressed import ARCHIVE, COMPRESSIONS, Stored, format_suffix, open_stored, reading, stored
 from whet.data.delimited import checked_delimiter, delimiter_of, read_delimited
 from whet.data.excel import read_excel
 from whet.data.json_lines import begins_with_lines, read_json_lines
@@ -34,7 +34,11 @@ SUFFIXES = {
 }
 KINDS = sorted(set(SUFFIXES.values()))
 ALIASES = {"xlsx": "excel", "txt": "text", "ndjson": "jsonl", "feather": "arrow", "pandas": "csv"}
-OLD = {".xls": "save it as .xlsx", ".ods": "save it as .xlsx", ".doc": "save it as .txt", ".docx": "save it as .txt"}
+FIXES = {
+    **dict.fromkeys((".xls", ".xlsb", ".ods"), "save it as .xlsx"),
+    **dict.fromkeys((".doc", ".docx", ".pdf", ".rtf"), "save its text as .txt"),
+    **dict.fromkeys((".tar", ".tgz", ".rar", ".7z"), "unpack it first"),
+}
 _POINTER = b"version https://git-lfs"
 
 _Read = Callable[[Damage], Iterator[Piece]]
@@ -70,11 +74,13 @@ def file_parts(
 
 
 def _of_data(file: Path, members: list[Stored]) -> list[Stored]:
-    known = [member for member in members if is_known(str(member.member))]
+    packed = (*COMPRESSIONS, ARCHIVE)  # inside of a zip they are not unpacked
+    names = {member: str(member.member).lower() for member in members}
+    known = [member for member in members if is_known(names[member]) and not names[member].endswith(packed)]
     tables = [member for member in known if SUFFIXES[member.suffix] != "text"]
     if not known:
-        names = ", ".join(str(member.member) for member in members[:5])
-        raise DataError(f"{file}: no file of rows in the archive, but {names}", "files such as rows.jsonl, rows.csv")
+        found = ", ".join(list(names.values())[:5])
+        raise DataError(f"{file}: no file of rows in the archive, but {found}", "files such as rows.jsonl, rows.csv")
     return tables or known
 
 
@@ -82,7 +88,7 @@ def _part(file: Stored, file_type: str | None, sheet: str | None, encoding: str 
     kind = ALIASES.get(file_type, file_type) if file_type else SUFFIXES.get(file.suffix)
     if kind not in KINDS:
         given = f"{file.place}: the format {file_type or file.suffix or '(no suffix)'} is not known"
-        raise DataError(given, f"one of {', '.join(KINDS)}", OLD.get(file.suffix, "set ds_type for this data set"))
+        raise DataError(given, f"one of {', '.join(KINDS)}", FIXES.get(file.suffix, "set ds_type for this data set"))
     _refuse_nothing(file)
     count = functools.partial(parquet_rows, file) if kind == "parquet" else None
     return Part(file.place, file.size, _reader(file, kind, sheet, encoding, delimiter), count)

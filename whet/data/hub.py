@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ import datasets
 import huggingface_hub
 
 from whet.data.columnar import read_dataset
-from whet.data.parts import PIECE_ROWS, Damage, Part, Piece
+from whet.data.parts import PIECE_ROWS, Part, Piece
 from whet.errors import DataError
 
 
@@ -37,20 +38,24 @@ def dataset_part(rows: datasets.Dataset | datasets.IterableDataset, name: str) -
     """The rows of a data set of the ``datasets`` library; sizes are numbers of rows."""
     if isinstance(rows, datasets.Dataset):
         return Part(name, len(rows), read_dataset(rows), lambda: len(rows))
-    return Part(name, None, lambda damage: _streamed(rows, name, damage))
+    return Part(name, None, lambda damage: _streamed(rows, name))
 
 
 def dataset_seal(rows: Any, path: str, revision: str | None) -> str:
-    """What changes when the content may: the library's own fingerprint; streaming, the commit on the hub."""
+    """What changes when the content may: the library's own fingerprint; streaming, the commit on the hub.
+
+    Where the hub cannot be asked for the commit, the first rows stand for all of them.
+    """
     if isinstance(rows, datasets.Dataset):
         return str(rows._fingerprint)
     try:
         return str(huggingface_hub.HfApi().dataset_info(path, revision=revision).sha)
-    except Exception as error:  # no network, no such name, a folder: nothing more is known than what was asked for
-        return hashlib.blake2b(f"{path} {revision} {rows.info.features} {type(error)}".encode()).hexdigest()
+    except Exception:  # no network, no such name, or a folder
+        first = next(_streamed(rows, path)).rows
+        return hashlib.blake2b(json.dumps([path, revision, first], default=repr).encode()).hexdigest()
 
 
-def _streamed(rows: datasets.IterableDataset, name: str, damage: Damage) -> Iterator[Piece]:
+def _streamed(rows: datasets.IterableDataset, name: str) -> Iterator[Piece]:
     done = 0
     found: list[dict[str, Any]] = []
     try:

@@ -37,8 +37,10 @@ def _whole(text: TextFile, damage: Damage) -> Iterator[Piece]:
     content = "".join(chunk for chunk, _ in text.chunks())
     values = _values(content, text.place)
     if len(values) == 1 and isinstance(values[0], dict):
-        lists = [value for value in values[0].values() if isinstance(value, list)]
-        values = lists[0] if len(lists) == 1 else values
+        lists = [name for name, value in values[0].items() if isinstance(value, list)]
+        read_as = f'the list "{lists[0]}" of the JSON object' if len(lists) == 1 else "the JSON object as one row"
+        notice(f"{text.place}: reads {read_as}")
+        values = values[0][lists[0]] if len(lists) == 1 else values
     elif len(values) == 1:
         raise DataError(f"{text.place}: this JSON holds no rows", EXPECTED)
     rows = [row for number, row in enumerate(values, 1) if _is_row(row, number, True, text.place, damage)]

@@ -134,6 +134,7 @@ def text_file(file: Stored, encoding: str | None) -> TextFile:
 
 def read_plain(text: TextFile, damage: Damage) -> Iterator[Piece]:
     """Plain text: every line is one row ``{"text": line}``; empty lines are left out."""
+    notice(f"{text.place}: plain text, every line is one row")
     for block in text.blocks():
         rows = []
         for number, line in enumerate(block.text.split("\n"), block.first):

@@ -15,7 +15,7 @@ import datasets
 
 from whet.console import notice, warn
 from whet.data import hub
-from whet.data.compressed import reading
+from whet.data.compressed import format_suffix, reading
 from whet.data.files import file_parts
 from whet.data.parts import PIECE_ROWS, Damage, Part, Piece, Row
 from whet.data.places import find_files
@@ -272,10 +272,11 @@ def _from_hub(
 
 
 def _hash_of(files: Sequence[Path], options: str) -> str:
-    """Of the content of the files, in order; not of their names: a moved file is the same data."""
+    """Of the files in order, their format and content; not of their names: a moved file is the same data."""
     whole = hashlib.blake2b(options.encode(), digest_size=16)
     for file in files:
         with reading(str(file)), file.open("rb") as opened:
+            whole.update(format_suffix(file.name).encode())
             whole.update(hashlib.file_digest(opened, "blake2b").digest())
     return whole.hexdigest()
 
