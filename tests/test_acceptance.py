@@ -45,7 +45,10 @@ def test_chatbot(shared: Path, tmp_path: Path) -> None:
     assert all(json.loads((folder / f"model.{q}.gguf.verify.json").read_text())["tokens_identical"] for q in quants)
     modelfile = (folder / "Modelfile").read_text(encoding="utf-8")
     assert modelfile in printed
-    once = "Below are some instructions that describe some tasks. Write responses that appropriately complete each request."
+    once = (
+        "Below are some instructions that describe some tasks. "
+        "Write responses that appropriately complete each request."
+    )
     template = modelfile.partition('TEMPLATE """')[2].partition('"""')[0]
     assert template.startswith(once + "{{ range") and modelfile.count(once) == 1  # the preamble is not repeated
     assert "\n\n### Instruction:\n{{ .Content }}" in template
