@@ -66,19 +66,16 @@ def write_exports(
 
     Raises:
         ExportError: nothing to write, or something that cannot be expressed.
-        OutputError: the disk is full or the place not writable.
+        OutputError: the disk is full, or the place is not writable.
     """
-    wanted = list(dict.fromkeys(quant_name(quant) for quant in quants))
-    if not wanted:
-        raise ExportError("no quantisation named", "for example q8_0")
+    wanted = _quants(quants)
     target = Path(out_dir)
     vocabulary = read_vocabulary(tokenizer_dir, source.shape(EMBEDDING)[0])
     stops = tuple(stops) or (template.stops if template is not None else ())
     if chat_template is None:
         chat_template = template.jinja() if template is not None else vocabulary.chat_template or ""
-    if system is not None and template is None and not chat_template:
-        raise ExportError("a system message was given, but the model has no chat template", fix="leave it out")
-    # Modelfiles are made first: one that cannot be written shows before the long work.
+    _check_system(system, template, chat_template)
+    # Modelfiles first: one that cannot be written shows before the long work.
     write_text = partial(
         modelfile, system=system, num_ctx=num_ctx, temperature=temperature, license=license, no_template=no_template
     )
@@ -95,6 +92,18 @@ def write_exports(
     for quant in wanted:  # a verdict on the file that was here before says nothing about this one
         verdict_path(target / f"{stem}.{quant}.gguf").unlink(missing_ok=True)
     return [_exported(target, stem, quant, wanted[0]) for quant in wanted]
+
+
+def _quants(named: Sequence[str]) -> list[str]:
+    """Names of quantisations, each once."""
+    if not named:
+        raise ExportError("no quantisation named", "for example q8_0")
+    return list(dict.fromkeys(quant_name(quant) for quant in named))
+
+
+def _check_system(system: str | None, template: Template | None, chat_template: str) -> None:
+    if system is not None and template is None and not chat_template:
+        raise ExportError("a system message was given, but the model has no chat template", fix="leave it out")
 
 
 def _write_modelfiles(stage: Path, target: Path, texts: dict[str, str]) -> None:
