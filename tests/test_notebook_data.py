@@ -232,7 +232,7 @@ def test_a_pair_of_jinja_and_its_stop(tokenizer: Any) -> None:
     get_chat_template(tokenizer, (jinja, "|"))
     assert tokenizer.chat_template == jinja
     assert "PARAMETER stop |" in tokenizer._ollama_modelfile
-    assert "TEMPLATE" not in tokenizer._ollama_modelfile  # it does more than pieces: never a stock one in its place
+    assert "TEMPLATE " not in tokenizer._ollama_modelfile  # it does more than pieces: never a stock one in its place
 
 
 # --- train_on_responses_only ---

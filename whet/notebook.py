@@ -187,7 +187,7 @@ def save_pretrained_gguf(
     """
     quants = [quantization_method] if isinstance(quantization_method, str) else list(quantization_method)
     template = own_template(tokenizer)
-    if not tokenizer.chat_template:
+    if template is None:
         warn("no chat template is exported: the rows used none, or none was found; prompts are continued as they are")
     context = getattr(model, "max_seq_length", None)
     with tempfile.TemporaryDirectory() as scratch:
@@ -198,8 +198,10 @@ def save_pretrained_gguf(
             save_directory,
             quants,
             name=Path(save_directory).resolve().name,
-            template=template,
-            chat_template=tokenizer.chat_template or "",
+            template=template.pieces if template is not None else None,
+            chat_template=template.jinja if template is not None else "",
+            stops=template.stops if template is not None else (),
+            no_template=template.no_go if template is not None else "",
             system=system,
             num_ctx=context,
         )

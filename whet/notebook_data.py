@@ -15,7 +15,7 @@ from whet.data.tables import as_dataset, column_names, column_values
 from whet.data.turns import MESSAGE_COLUMNS, role_names, standard_messages, with_column
 from whet.errors import DataError, ModelError, WhetError
 from whet.export.modelfile import modelfile
-from whet.text.chat import bundled_chat_template
+from whet.text.chat import ChatTemplate, bundled_chat_template, chat_template_of
 from whet.text.encode import Encoded
 from whet.text.jinja import own_bos
 from whet.text.literal import specials_of
@@ -164,24 +164,22 @@ def describe_template(tokenizer: Any, num_ctx: int | None = None) -> None:
 
     It is made from what ``save_pretrained`` keeps, so a saved tokenizer that is loaded again has the same.
     """
-    if not tokenizer.chat_template:
-        tokenizer._ollama_modelfile = None
-        return
     template = own_template(tokenizer)
-    stops = template.stops if template is not None else (tokenizer.eos_token, *kept_stops(tokenizer))
-    if template is not None and template.no_go:
-        template = None
-    tokenizer._ollama_modelfile = modelfile(MODELFILE_GGUF, template, num_ctx=num_ctx, stops=stops)
+    tokenizer._ollama_modelfile = template and modelfile(
+        MODELFILE_GGUF, template.pieces, num_ctx=num_ctx, stops=template.stops, no_template=template.no_go
+    )
 
 
-def own_template(tokenizer: Any) -> TurnTemplate | None:
-    """The tokenizer's chat template as pieces, with the stop texts that were kept with the tokenizer."""
-    template = from_jinja(tokenizer) if tokenizer.chat_template else None
+def own_template(tokenizer: Any) -> ChatTemplate | None:
+    """The tokenizer's chat template, with the stop texts that were kept with the tokenizer; None without one."""
+    template = chat_template_of(tokenizer)
     if template is None:
         return None
-    extra = dict.fromkeys([*template.extra_stops, *kept_stops(tokenizer)])
-    stop = template.stop or first_special(template.assistant.after, specials_of(tokenizer).texts)
-    return replace(template, stop=stop, extra_stops=tuple(extra))
+    stops = template.stops
+    if template.pieces is not None:
+        stop = template.pieces.stop or first_special(template.pieces.assistant.after, specials_of(tokenizer).texts)
+        stops = replace(template.pieces, stop=stop).stops
+    return replace(template, stops=tuple(dict.fromkeys([*stops, *kept_stops(tokenizer)])))
 
 
 def kept_stops(tokenizer: Any) -> list[str]:
