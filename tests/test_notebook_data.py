@@ -27,6 +27,7 @@ from whet.console import forget_notices
 from whet.errors import DataError, ModelError, WhetError
 from whet.notebook import describe_template
 from whet.notebook_data import PREAMBLE
+from whet.text.encode import encode_messages
 
 EOS = "<|im_end|>"
 ALPACA = PREAMBLE + "\n\n### Instruction:\n{INPUT}\n\n### Response:\n{OUTPUT}"
@@ -72,6 +73,26 @@ def test_the_users_template_is_everywhere(tokenizer: Any) -> None:
     assert "temperature" not in tokenizer._ollama_modelfile
     assert tokenizer._ollama_modelfile.count("PARAMETER stop") == 1
     assert f"PARAMETER stop {EOS}" in tokenizer._ollama_modelfile
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        ALPACA,
+        "{SYSTEM}\n\nQ: {INPUT}\nA: {OUTPUT}\n\n",
+        "<|im_start|>user\n{INPUT}<|im_end|>\n<|im_start|>assistant\n{OUTPUT}<|im_end|>\n",
+        'say "{INPUT}" {{x}} \'\\n\' """ {% if %}\n---\n{OUTPUT}',
+    ],
+)
+def test_ids_masks_and_texts_agree(tokenizer: Any, template: str) -> None:
+    rows = [{"messages": [dict(message) for message in _openai(talk(i))]} for i in range(3)]
+    texts = apply_chat_template(rows, tokenizer, template)["text"]
+    for row, text in zip(rows, texts, strict=True):
+        encoded = encode_messages(tokenizer, row["messages"])
+        assert encoded.ids == tokenizer.apply_chat_template(row["messages"], return_dict=False)
+        assert encoded.ids == tokenizer(text, add_special_tokens=False)["input_ids"]
+        learned = [tokenizer.decode(encoded.ids[start:stop]).lstrip(" ") for start, stop in encoded.trained]
+        assert learned == [message["content"] + EOS for message in row["messages"] if message["role"] == "assistant"]
 
 
 def test_the_usual_template_is_the_default(tokenizer: Any) -> None:
