@@ -57,6 +57,14 @@ TEMPLATES = {
     "trims, first question": TurnTemplate(
         Turn("<u>\n", "</u>\n"), Turn("<m>\n", "</u>\n"), Turn("", "\n\n"), trim=True, system_place="first_user"
     ),
+    "trims, but not the system's": TurnTemplate(
+        Turn("<u>\n", "</u>\n"),
+        Turn("<m>\n", "</u>\n"),
+        Turn("", "\n\n"),
+        trim=True,
+        trim_system=False,
+        system_place="first_user",
+    ),
     "ends in eos": TurnTemplate(Turn("<u>", "<e>"), Turn("<a>", "<e>"), Turn("<s>", "<e>"), suffix="<|im_end|>"),
     "hostile": TurnTemplate(
         Turn('{{ .Content }} """ \\n {% if %} \'{'),

@@ -154,8 +154,10 @@ def test_a_generation_prompt_of_its_own_is_found(tokenizer):
     ("jinja", "why"),
     [
         (
-            QWEN_STYLE.replace("message.content", "(message.content | trim)"),
-            "white space away from questions and answers",
+            QWEN_STYLE.replace(
+                "message.content", "(message.content | trim if message.role == 'assistant' else message.content)"
+            ),
+            "white space away from answers",
         ),
         ("{{ strftime_now('%d %b %Y') }}" + bundled("chatml").jinja(), "today's date"),
         ("{{ 'Q: ' + messages[-1]['content'] }}", "every message once"),
@@ -190,3 +192,40 @@ def test_a_tokenizer_without_template(tokenizer):
 def test_stops_are_turn_terminators_only():
     assert TurnTemplate(Turn(), Turn("", "\n\n")).stops == ()
     assert TurnTemplate(Turn(), Turn("", "</s>\n")).stops == ("</s>",)
+
+
+GEMMA_STYLE = (  # the system's text begins the first question, untrimmed; the turns are trimmed
+    "{% set start, turns = '', messages %}{% if messages[0]['role'] == 'system' %}"
+    "{% set start, turns = messages[0]['content'] + '\n\n', messages[1:] %}{% endif %}"
+    "{% for m in turns %}"
+    "{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('turns') }}{% endif %}"
+    "{{ '<start>' + ('model' if m['role'] == 'assistant' else m['role']) + '\n' + (start if loop.first else '') }}"
+    "{{ m['content'] | trim }}{{ '<end>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<start>model\n' }}{% endif %}"
+)
+MISTRAL_STYLE = (
+    "{% if messages[0]['role'] == 'system' %}{% set told, turns = messages[0]['content'], messages[1:] %}"
+    "{% else %}{% set turns = messages %}{% endif %}"
+    "{% for m in turns %}{% if m['role'] == 'user' %}"
+    "{% if loop.first and told is defined %}{{ ' [INST] ' + told + '\n\n' + m['content'] + ' [/INST]' }}"
+    "{% else %}{{ ' [INST] ' + m['content'] + ' [/INST]' }}{% endif %}"
+    "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'] + '<|im_end|>' }}"
+    "{% else %}{{ raise_exception('roles') }}{% endif %}{% endfor %}"
+)
+
+
+def test_a_system_text_in_the_first_question_is_found(tokenizer):
+    tokenizer.chat_template = GEMMA_STYLE
+    end = "<end>\n"
+    assert from_jinja(tokenizer) == TurnTemplate(
+        Turn("<start>user\n", end),
+        Turn("<start>model\n", end),
+        Turn("", "\n\n"),
+        system_place="first_user",
+        trim=True,
+        trim_system=False,
+    )
+    tokenizer.chat_template = MISTRAL_STYLE
+    assert from_jinja(tokenizer) == TurnTemplate(
+        Turn(" [INST] ", " [/INST]"), Turn(" ", EOS), Turn("", "\n\n"), generation="", system_place="first_user"
+    )

@@ -55,12 +55,20 @@ def _specials(tokenizer: Any) -> tuple[str, ...]:
 
 def _proved(template: TurnTemplate, render: Renderer) -> TurnTemplate | None:
     """The template, trimmed or not, that writes every probe as the Jinja does; None if there is none."""
-    for trim in (False, True):
-        for skip_empty in (False, True) if template.system is not None else (False,):
-            found = replace(template, trim=trim, skip_empty_system=skip_empty)
-            if all(_same(found, render, probe) for probe in _probes(found, render)):
-                return found
+    for found in _variants(template):
+        if all(_same(found, render, probe) for probe in _probes(found, render)):
+            return found
     return None
+
+
+def _variants(template: TurnTemplate) -> Iterator[TurnTemplate]:
+    """The pieces with each way to treat white space and an empty system message."""
+    if template.system is None:
+        yield from (replace(template, trim=trim) for trim in (False, True))
+        return
+    for trim, trim_system in ((False, None), (True, None), (True, False), (False, True)):
+        for skip_empty in (False, True):
+            yield replace(template, trim=trim, trim_system=trim_system, skip_empty_system=skip_empty)
 
 
 def _probes(template: TurnTemplate, render: Renderer) -> Iterator[Messages]:

@@ -33,22 +33,22 @@ def _one_by_one(template: TurnTemplate) -> str:
             default = template.system.before + template.default_system + template.system.after
             absent = "not messages or messages[0]['role'] != 'system'"
             if template.skip_empty_system:
-                absent += f" or not {_read(template, 'messages[0]')}"
+                absent += f" or not {_read(template, 'system', 'messages[0]')}"
             lead = f"{{% if {absent} %}}{printed(default)}{{% endif %}}"
     return lead + _loop([*branches, *_speakers(template)])
 
 
 def _system_turn(template: TurnTemplate, system: Turn) -> str:
-    body = _content(template, system)
+    body = _content(template, system, "system")
     if template.skip_empty_system:
-        body = f"{{% if {_read(template)} %}}{body}{{% endif %}}"
+        body = f"{{% if {_read(template, 'system')} %}}{body}{{% endif %}}"
     if template.system_place == "start":
         return f"{{% if loop.first %}}{body}{{% else %}}{_ONLY_FIRST}{{% endif %}}"
     if template.later_system is None:
         return body
-    later = _content(template, template.later_system)
+    later = _content(template, template.later_system, "system")
     if template.skip_empty_system:
-        later = f"{{% if {_read(template)} %}}{later}{{% endif %}}"
+        later = f"{{% if {_read(template, 'system')} %}}{later}{{% endif %}}"
     return f"{{% if loop.first %}}{body}{{% else %}}{later}{{% endif %}}"
 
 
@@ -57,15 +57,15 @@ def _first_user(template: TurnTemplate) -> str:
     system = template.system or Turn()
     default = template.default_system if template.system is not None else None
     start = f"{{% set ns = namespace(text={_quote(default or '')}, waits={_bool(default is not None)}, given=false) %}}"
-    keep = f"{{% set ns.text = {_read(template)} %}}{{% set ns.waits = true %}}{{% set ns.given = true %}}"
+    keep = f"{{% set ns.text = {_read(template, 'system')} %}}{{% set ns.waits = true %}}{{% set ns.given = true %}}"
     if template.skip_empty_system:
-        keep = f"{{% if {_read(template)} %}}{keep}{{% endif %}}"
+        keep = f"{{% if {_read(template, 'system')} %}}{keep}{{% endif %}}"
     keep = f"{{% if loop.first %}}{keep}{{% else %}}{_ONLY_FIRST}{{% endif %}}"
     folded = printed(system.before) + "{{ ns.text }}" + printed(system.after)
     user = (
         printed(template.user.before)
         + f"{{% if ns.waits %}}{folded}{{% set ns.waits = false %}}{{% endif %}}"
-        + _content(template, Turn("", template.user.after))
+        + _content(template, Turn("", template.user.after), "user")
     )
     branches = [("user", user), _speakers(template)[1]]
     if template.system is not None:
@@ -76,12 +76,12 @@ def _first_user(template: TurnTemplate) -> str:
 def _each_turn(template: TurnTemplate) -> str:
     """All system texts are gathered first, then written in every user turn."""
     system = template.system or Turn()
-    given = "message['role'] == 'system'" + (f" and {_read(template)}" if template.skip_empty_system else "")
+    given = "message['role'] == 'system'" + (f" and {_read(template, 'system')}" if template.skip_empty_system else "")
     gather = (
         f"{{% set ns = namespace(system={_quote(template.default_system or '')}, count=0) %}}"
         f"{{% for message in messages %}}{{% if {given} %}}"
-        f"{{% if ns.count == 0 %}}{{% set ns.system = {_read(template)} %}}"
-        f"{{% else %}}{{% set ns.system = ns.system + '\\n\\n' + {_read(template)} %}}{{% endif %}}"
+        f"{{% if ns.count == 0 %}}{{% set ns.system = {_read(template, 'system')} %}}"
+        f"{{% else %}}{{% set ns.system = ns.system + '\\n\\n' + {_read(template, 'system')} %}}{{% endif %}}"
         "{% set ns.count = ns.count + 1 %}{% endif %}{% endfor %}"
     )
     written = printed(system.before) + "{{ ns.system }}" + printed(system.after)
@@ -93,7 +93,8 @@ def _each_turn(template: TurnTemplate) -> str:
 
 
 def _speakers(template: TurnTemplate) -> list[tuple[str, str]]:
-    return [("user", _content(template, template.user)), ("assistant", _content(template, template.assistant))]
+    turns = {"user": template.user, "assistant": template.assistant}
+    return [(role, _content(template, turn, role)) for role, turn in turns.items()]
 
 
 def _loop(branches: Sequence[tuple[str, str]]) -> str:
@@ -103,12 +104,12 @@ def _loop(branches: Sequence[tuple[str, str]]) -> str:
     return text + f"{{% else %}}{_NO_ROLE}{{% endif %}}{{% endfor %}}"
 
 
-def _content(template: TurnTemplate, turn: Turn) -> str:
-    return printed(turn.before) + f"{{{{ {_read(template)} }}}}" + printed(turn.after)
+def _content(template: TurnTemplate, turn: Turn, role: str) -> str:
+    return printed(turn.before) + f"{{{{ {_read(template, role)} }}}}" + printed(turn.after)
 
 
-def _read(template: TurnTemplate, message: str = "message") -> str:
-    return f"({message}['content'] | trim)" if template.trim else f"{message}['content']"
+def _read(template: TurnTemplate, role: str, message: str = "message") -> str:
+    return f"({message}['content'] | trim)" if template.trims(role) else f"{message}['content']"
 
 
 def printed(text: str) -> str:

@@ -62,6 +62,7 @@ class TurnTemplate:
         later_system: the pieces of a system message that is not the first message, where they differ (place "turn").
         skip_empty_system: an empty system message counts as none.
         trim: contents are written without the white space around them.
+        trim_system: the same for system messages; None: as ``trim`` says.
         suffix: written once, at the end, unless the text ends in a generation prompt.
         stop: the terminator of the assistant's turn; None takes ``assistant.after`` without the white space around it.
         extra_stops: more texts at which generation ends.
@@ -78,6 +79,7 @@ class TurnTemplate:
     later_system: Turn | None = None
     skip_empty_system: bool = False
     trim: bool = False
+    trim_system: bool | None = None
     suffix: str = ""
     stop: str | None = None
     extra_stops: tuple[str, ...] = ()
@@ -160,7 +162,11 @@ class TurnTemplate:
         """Why there is no Go form; "" where there is one."""
         from whet.text.reasons import TRIMS
 
-        return TRIMS if self.trim else ""
+        return TRIMS if self.trim or self.trims("system") else ""
+
+    def trims(self, role: str) -> bool:
+        """Whether a message of this role is written without the white space around it."""
+        return self.trim if role != "system" or self.trim_system is None else self.trim_system
 
     def _in_order(self, messages: Messages, contents: list[str]) -> Iterator[Segment]:
         folded: list[Segment] = []
@@ -238,7 +244,7 @@ class TurnTemplate:
             raise DataError(f"message {i + 1} has the content {content!r}", "text: this template writes nothing else")
         if message.get("tool_calls"):
             raise DataError(f"message {i + 1} calls a tool", "a template with a place for tool calls")
-        return content.strip() if self.trim else content
+        return content.strip() if self.trims(str(message.get("role"))) else content
 
 
 def _around(turn: Turn, content: str, message: int) -> tuple[Segment, Segment, Segment]:
