@@ -35,6 +35,7 @@ def read_arrow(file: Stored, damage: Damage) -> Iterator[Piece]:
     """The rows of an Arrow IPC file (also Feather 2) or IPC stream."""
     with _columns(file, "Arrow") as stream:
         for batch in _batches(stream):
+            batch.validate(full=True)  # the format has no checksums: what is damaged would crash the process
             for start in range(0, batch.num_rows, PIECE_ROWS):
                 done = file.size if stream.closed else min(stream.tell(), file.size)
                 yield Piece(batch.slice(start, PIECE_ROWS).to_pylist(), done)

@@ -37,8 +37,9 @@ def read_excel(file: Stored, sheet: str | None, damage: Damage) -> Iterator[Piec
         book = _open(stream, file.place)
         try:
             cells = _sheet(book, sheet, file.place)
+            total = max(cells.max_row or 0, 1)
             cells.reset_dimensions()  # the size that the file claims may be wrong
-            yield from _pieces(cells.iter_rows(values_only=True), file, max(cells.max_row or 0, 1), damage)
+            yield from _pieces(_values(cells, file.place), file, total, damage)
         finally:
             book.close()
 
@@ -50,12 +51,25 @@ def _open(stream: Any, place: str) -> Any:
     try:
         return openpyxl.load_workbook(stream, read_only=True, data_only=True)
     except Exception as error:  # a zip, a dozen XML files and their parsers stand behind this call
-        what = f"{place}: no Excel workbook, damaged, or locked with a password: {error}"
-        raise DataError(what, "an .xlsx file", "save it again as .xlsx, without a password") from error
+        raise _no_workbook(place, error) from error
+
+
+def _values(sheet: Any, place: str) -> Iterator[Sequence[Any]]:
+    try:
+        yield from sheet.iter_rows(values_only=True)
+    except Exception as error:  # as in _open: a sheet is parsed while it is read
+        raise _no_workbook(place, error) from error
+
+
+def _no_workbook(place: str, error: Exception) -> DataError:
+    what = f"{place}: no Excel workbook, damaged, or locked with a password: {error}"
+    return DataError(what, "an .xlsx file", "save it again as .xlsx, without a password")
 
 
 def _sheet(book: Any, name: str | None, place: str) -> Any:
     names = [sheet.title for sheet in book.worksheets]
+    if not names:
+        raise DataError(f"{place}: the workbook has no sheet with cells", "a sheet with a header and rows")
     if name is None:
         if len(names) > 1:
             notice(f'{place}: reads the sheet "{names[0]}" of {", ".join(names)}; set name for another')
