@@ -98,6 +98,12 @@ def test_a_system_text_that_moves_to_the_last_question(tokenizer):
     check(tokenizer, chat("one", "two", "three", "four", system="Be kind."), "two<|im_end|>four<|im_end|>")
 
 
+def test_text_after_the_terminator_is_not_trained(tokenizer):
+    tokenizer.chat_template = EACH.replace("<|im_end|>", "<|im_end|>\\n<|pad|>\\n---") + GENERATE
+    row = encode_messages(tokenizer, chat("a", "b", "c", "d"))
+    assert trained(tokenizer, row) == "b<|im_end|>\n<|pad|>d<|im_end|>\n<|pad|>"
+
+
 def test_thinking_of_earlier_turns_is_left_out(tokenizer):
     tokenizer.chat_template = THINK + GENERATE
     messages = chat("q", "<think>\nhm\n</think>\n\none", "r", "<think>\nso\n</think>\n\ntwo", system="s")

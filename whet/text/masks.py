@@ -127,16 +127,26 @@ class Marker:
                     begins = turn[0] >= 0 and messages[number]["role"] == "assistant"
                     turn[:] = [turn[0] if begins else place, place + len(text)]
                 else:
-                    turn[1] = place + self._terminated(text)
+                    turn[1] = place + self._terminator(text)
             parts.append(text)
             place += len(text)
         trained = None if self.train_on == "all" else tuple((a, b) for a, b in ranges.values())
         return Marked("".join(parts), trained, tuple(literal), add_specials=False)
 
-    def _terminated(self, after: str) -> int:
-        """Length of the part of a turn's end that is trained."""
-        body = after.rstrip()
-        return len(body) if self.specials.end(body) else len(after)
+    def _terminator(self, after: str) -> int:
+        """Length of what is trained of the text after an answer: up to its first special tokens, else all of it."""
+        found = self.specials.inside(after)
+        stop = found[0][1] if found else len(after)
+        for start, end in found[1:]:
+            if after[stop:start].strip():
+                break
+            stop = end
+        return stop
+
+    def _terminated(self, body: str) -> int:
+        """Length of what is trained of an answer and the text after it: without white space after a special token."""
+        shown = body.rstrip()
+        return len(shown) if self.specials.end(shown) else len(body)
 
     # --- any template ---
 
@@ -174,7 +184,7 @@ class Marker:
                 "a template that writes each message once",
                 "use another chat template, or train on the whole text (train_on: all)",
             )
-        return start, stop + self._terminated(tail[: _same_start(tail, last_tail)])
+        return start, stop + self._terminator(tail[: _same_start(tail, last_tail)])
 
 
 def _pieces(tokenizer: Any) -> Any:
