@@ -165,7 +165,7 @@ class TestRefused:
         page = tmp_path / "p.html"
         out, err = shown([config(tmp_path, rows, sequence_len=16), "--html", page], capsys, code=2)
         assert "error: none of the 3 rows can be trained on: 3 longer than sequence_len" in err
-        assert "1 error" in out and "none of the 3 rows" in page.read_text(encoding="utf-8")
+        assert "1 error" in out and "None of the 3 rows" in page.read_text(encoding="utf-8")
 
     def test_nothing_is_marked_as_trained(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         message = {"role": "user", "content": "hello"}

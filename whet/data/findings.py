@@ -137,6 +137,8 @@ def _lengths(side: Side, name: str, fits: Fits) -> Iterator[Finding]:
 
 def _to_keep(longest: int, fits: Fits) -> str:
     if fits.longest is not None and longest > fits.longest:
+        if fits.sequence_len < fits.longest:
+            return f"to keep more of them, set sequence_len to {fits.longest:,}, the most that the model reads"
         return f"the model reads at most {fits.longest:,} tokens: shorten these rows, or take another model"
     return f"to keep them whole, set sequence_len to {_next_length(longest):,}"
 

@@ -126,7 +126,7 @@ def _rows(
                     number += 1
                     chosen += [record] if wanted(number) else []
                 yield from ((record, encoded, source.weight) for record, encoded in _encoded(encode, chosen))
-                progress.advance(batch.done - done)
+                progress.advance(batch.done - done, rows=number + 1)
                 done = batch.done
 
 

@@ -66,9 +66,12 @@ class Chooser:
     def rows(self) -> list[ShownRow]:
         """The rows to show, each once, in the order of the reasons."""
         chosen: dict[int, tuple[_Row, str]] = {}
+        said: set[str] = set()
         for row, why in self._candidates():
-            if len(chosen) < self._count:
+            known = why == "remark" and said.issuperset(row.remarks)
+            if len(chosen) < self._count and not known:
                 chosen.setdefault(row.number, (row, why))
+                said.update(row.remarks)
         return [self._shown(row, why) for row, why in chosen.values()]
 
     def _candidates(self) -> Iterator[tuple[_Row, str]]:

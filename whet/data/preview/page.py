@@ -51,10 +51,10 @@ def page(report: AuditReport) -> str:
                 f'<header><h1>{_text(title)}</h1><p class="verdict">{_text(_sentence(verdict(report)))}</p>'
                 f"{_about(report.about)}{_links(report)}</header>",
                 _findings(report.findings),
+                _rows(report.shown),
                 _figures(report),
                 _lengths(report),
                 _classes(report.train.classes),
-                _rows(report.shown),
                 "<footer>Written by whet. This file is complete: it loads nothing from a network.</footer>",
                 "</main></body></html>",
             )
@@ -69,8 +69,12 @@ def _text(value: object) -> str:
     return escape(_SURROGATE.sub("\ufffd", str(value)).translate(_CONTROL), quote=True)
 
 
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
+    return _capital(text) + "."
 
 
 def _head(title: str) -> str:
@@ -89,14 +93,15 @@ def _about(about: Mapping[str, str]) -> str:
 
 def _links(report: AuditReport) -> str:
     """Ways down the page, to the parts that it has."""
-    places = {"findings": bool(report.findings), "figures": True, "rows": bool(report.shown)}
+    places = {"findings": bool(report.findings), "rows": bool(report.shown), "figures": True}
     links = "".join(f'<a href="#{name}">{name.title()}</a>' for name, there in places.items() if there)
     return f'<nav aria-label="Parts of this page">{links}</nav>'
 
 
 def _findings(findings: Sequence[Finding]) -> str:
     items = "".join(
-        f'<li class="{finding.level}"><p class="level">{finding.level}</p><p class="what">{_text(finding.what)}</p>'
+        f'<li class="{finding.level}"><p class="level">{finding.level}</p>'
+        f'<p class="what">{_text(_capital(finding.what))}</p>'
         f"<p>{_text(_sentence(finding.meaning))}</p>"
         + (f'<p class="do">To do: {_text(finding.to_do)}.</p>' if finding.to_do else "")
         + "</li>"
@@ -173,7 +178,7 @@ def _rows(shown: Sequence[ShownRow]) -> str:
 def _legend() -> str:
     return (
         '<p class="legend"><span><b>trained</b> token</span><span><b class="s">special</b> trained</span>'
-        "<span><i>special</i> not trained</span><span><u>other</u> read, not trained</span>"
+        "<span><i>special</i> not trained</span><span><u>other</u> token, read but not trained</span>"
         f"<span>{BREAK} line break &nbsp;{SPACE} space &nbsp;{TAB} tab</span></p>"
     )
 
@@ -196,7 +201,7 @@ def _part(part: ShownPart) -> str:
         for piece, parts, gap in shortened(part.pieces, LONG_RUN, SHOWN_HEAD, SHOWN_TAIL)
     )
     more = f"<em> … {part.hidden:,} more tokens</em>" if part.hidden else ""
-    return f'{title}<div class="text" dir="auto">{tokens}{more}</div>'
+    return f'{title}<div class="text" dir="auto" tabindex="0">{tokens}{more}</div>'
 
 
 def _token(piece: Piece, parts: Sequence[Marked]) -> str:

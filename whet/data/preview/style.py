@@ -67,6 +67,7 @@ tbody th { font-weight: 400; color: var(--soft); }
 .histogram .axis { stroke: var(--soft); }
 .histogram .grid { stroke: var(--rule); }
 .histogram .limit { stroke: var(--over); stroke-dasharray: 4 3; stroke-width: 1.5; }
+.rows { margin: 1.6rem 0; }
 .rows > input { position: absolute; opacity: 0; }
 .filter { display: flex; flex-wrap: wrap; gap: .5rem; margin: 0 0 1rem; }
 .filter label { padding: .3rem .9rem; border: 1px solid var(--rule); border-radius: 99px; background: var(--card);
@@ -84,7 +85,8 @@ tbody th { font-weight: 400; color: var(--soft); }
 .remarks { margin: 0 0 .7rem; padding: 0; list-style: none; font-size: .9rem; color: var(--warning); }
 .remarks li::before { content: "! "; font-weight: 700; }
 .part { margin: .6rem 0 .25rem; font-size: .82rem; font-weight: 650; color: var(--soft); }
-.text { padding: .7rem .85rem; border: 1px solid var(--rule); border-radius: 8px; white-space: pre-wrap;
+.text { max-height: 34rem; overflow-y: auto; padding: .7rem .85rem; border: 1px solid var(--rule); border-radius: 8px;
+  white-space: pre-wrap;
   overflow-wrap: anywhere; color: var(--quiet); tab-size: 4;
   font: .84rem/1.75 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", "Noto Sans CJK SC", monospace; }
 .text b, .text i, .text u, .legend b, .legend i, .legend u { font-weight: inherit; font-style: normal;
@@ -108,10 +110,12 @@ footer { color: var(--soft); font-size: .85rem; }
   .about { grid-template-columns: 1fr; gap: 0; }
   .about dd { margin: 0 0 .4rem; }
   .text { padding: .6rem .65rem; }
+  .histogram { font-size: 19px; }
 }
 @media print {
   body { background: none; padding: 0; max-width: none; }
   .filter, nav { display: none; }
+  .text { max-height: none; }
   .text b, .text i { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """
