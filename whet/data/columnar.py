@@ -74,8 +74,8 @@ def _columns(file: Stored, kind: str) -> Iterator[IO[bytes]]:
     with reading(file.place), seekable(file) as stream:
         try:
             yield stream
-        except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as error:
+        except (pyarrow.ArrowException, UnicodeDecodeError, OSError, MemoryError) as error:  # a length may be damaged
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # of the system: Arrow gives its own, such as a file cut off, no number
-            given = f"{file.place}: damaged, or no {kind} file: {str(error).splitlines()[0]}"
+            given = f"{file.place}: damaged, or no {kind} file: {(str(error) or type(error).__name__).splitlines()[0]}"
             raise DataError(given, f"a whole {kind} file") from error
