@@ -100,7 +100,7 @@ def chatbot() -> Config:
         "chat_template": "jinja",
         "chat_template_jinja": "chatbot.jinja",
         "datasets": [{"path": "chatbot.jsonl"}],
-        "sequence_len": 1024,
+        "sequence_len": 2048,
     }
 
 

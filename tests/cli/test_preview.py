@@ -148,6 +148,16 @@ def test_preference_pairs(shared: Path, tmp_path: Path, capsys: pytest.CaptureFi
     assert "chosen:\n[[That sounds like a fun" in out and "rejected:\n[[Hello! I'd be happy" in out
 
 
+def test_a_pipe_gets_whole_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = " ".join(f"word{i}" for i in range(100))
+    path = config(tmp_path, lines(tmp_path, {"prompt": f"{long}\n", "completion": f"yes {long} \t no"}))
+    out, _ = shown([path, "--set", "datasets.0.type=prompt_completion"], capsys)
+    rows = out.split("\n")
+    assert f"{long}↵" in rows
+    assert any(row.endswith(f"·→\t·no{END}]]") and " more tokens ... " in row for row in rows)
+    assert not any(row != row.rstrip() for row in rows)
+
+
 def test_damaged_lines_and_rows_without_an_answer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = lines(tmp_path, *({"prompt": f"p {i} ", "completion": f"answer {i}"} for i in range(5)))
     rows.write_text(rows.read_text() + '{"prompt": \n{"prompt": "p", "completion": " "}\n')

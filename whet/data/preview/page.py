@@ -201,7 +201,7 @@ def _part(part: ShownPart) -> str:
         for piece, parts, gap in shortened(part.pieces, LONG_RUN, SHOWN_HEAD, SHOWN_TAIL)
     )
     more = f"<em> … {part.hidden:,} more tokens</em>" if part.hidden else ""
-    return f'{title}<div class="text" dir="auto" tabindex="0">{tokens}{more}</div>'
+    return f'{title}<div class="text" dir="auto">{tokens}{more}</div>'
 
 
 def _token(piece: Piece, parts: Sequence[Marked]) -> str:

@@ -85,7 +85,7 @@ tbody th { font-weight: 400; color: var(--soft); }
 .remarks { margin: 0 0 .7rem; padding: 0; list-style: none; font-size: .9rem; color: var(--warning); }
 .remarks li::before { content: "! "; font-weight: 700; }
 .part { margin: .6rem 0 .25rem; font-size: .82rem; font-weight: 650; color: var(--soft); }
-.text { max-height: 34rem; overflow-y: auto; padding: .7rem .85rem; border: 1px solid var(--rule); border-radius: 8px;
+.text { padding: .7rem .85rem; border: 1px solid var(--rule); border-radius: 8px;
   white-space: pre-wrap;
   overflow-wrap: anywhere; color: var(--quiet); tab-size: 4;
   font: .84rem/1.75 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", "Noto Sans CJK SC", monospace; }
@@ -115,7 +115,6 @@ footer { color: var(--soft); font-size: .85rem; }
 @media print {
   body { background: none; padding: 0; max-width: none; }
   .filter, nav { display: none; }
-  .text { max-height: none; }
   .text b, .text i { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """

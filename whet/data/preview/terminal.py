@@ -97,7 +97,7 @@ def _row(console: Console, row: ShownRow, plain: bool) -> None:
     for part in row.parts:
         if part.title:
             console.print(Text(f"{part.title}:", style="bold"))
-        console.print(part_text(part, plain), soft_wrap=plain, overflow="fold")
+        console.print(part_text(part, plain), soft_wrap=plain, overflow=None if plain else "fold")
 
 
 def part_text(part: ShownPart, plain: bool) -> Text:
