@@ -23,7 +23,8 @@ from whet.export.merged import write_merged
 from whet.export.verify import verify_gguf
 from whet.models.adapters import ALL_LINEAR, add_lora
 from whet.models.load import context_length, load_model
-from whet.notebook_data import describe_template, own_template
+from whet.notebook_data import describe_template
+from whet.text.chat import chat_template_of
 from whet.train import sft_trainer
 from whet.train.sft_trainer import SFTConfig
 
@@ -186,7 +187,7 @@ def save_pretrained_gguf(
         ExportError: an architecture or template that cannot be written.
     """
     quants = [quantization_method] if isinstance(quantization_method, str) else list(quantization_method)
-    template = own_template(tokenizer)
+    template = chat_template_of(tokenizer)
     if template is None:
         warn("no chat template is exported: the rows used none, or none was found; prompts are continued as they are")
     context = getattr(model, "max_seq_length", None)

@@ -15,7 +15,7 @@ from whet.data.tables import as_dataset, column_names, column_values
 from whet.data.turns import MESSAGE_COLUMNS, role_names, standard_messages, with_column
 from whet.errors import DataError, ModelError, WhetError
 from whet.export.modelfile import modelfile
-from whet.text.chat import ChatTemplate, bundled_chat_template, chat_template_of
+from whet.text.chat import STOPS_KEY, bundled_chat_template, chat_template_of
 from whet.text.encode import Encoded
 from whet.text.jinja import own_bos
 from whet.text.literal import specials_of
@@ -30,7 +30,6 @@ PREAMBLE = (
 )
 DEFAULT_TEMPLATE = PREAMBLE + "\n\n### Instruction:\n{INPUT}\n\n### Response:\n{OUTPUT}"
 MODELFILE_GGUF = "model.q8_0.gguf"  # the file that tokenizer._ollama_modelfile speaks of before an export names one
-STOPS_KEY = "extra_eos_tokens"  # in tokenizer_config.json, where transformers keeps keys that it does not know
 
 
 def apply_chat_template(
@@ -164,28 +163,10 @@ def describe_template(tokenizer: Any, num_ctx: int | None = None) -> None:
 
     It is made from what ``save_pretrained`` keeps, so a saved tokenizer that is loaded again has the same.
     """
-    template = own_template(tokenizer)
+    template = chat_template_of(tokenizer)
     tokenizer._ollama_modelfile = template and modelfile(
         MODELFILE_GGUF, template.pieces, num_ctx=num_ctx, stops=template.stops, no_template=template.no_go
     )
-
-
-def own_template(tokenizer: Any) -> ChatTemplate | None:
-    """The tokenizer's chat template, with the stop texts that were kept with the tokenizer; None without one."""
-    template = chat_template_of(tokenizer)
-    if template is None:
-        return None
-    stops = template.stops
-    if template.pieces is not None:
-        stop = template.pieces.stop or first_special(template.pieces.assistant.after, specials_of(tokenizer).texts)
-        stops = replace(template.pieces, stop=stop).stops
-    return replace(template, stops=tuple(dict.fromkeys([*stops, *kept_stops(tokenizer)])))
-
-
-def kept_stops(tokenizer: Any) -> list[str]:
-    """The extra stop texts that were saved with the tokenizer."""
-    found = tokenizer.init_kwargs.get(STOPS_KEY) or []
-    return [text for text in found if isinstance(text, str)]
 
 
 def _keep_stops(tokenizer: Any, stops: Sequence[str]) -> None:

@@ -20,6 +20,18 @@ STARTER = "starter"  # the model that ships inside whet; wins over a folder of t
 CHAT_TEMPLATES = ("tokenizer_default", *BUNDLED_TEMPLATES, "jinja")
 
 
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's own, but texts with rare line breaks stand in double quotes: in its other styles they get lost."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    rare = any(mark in text for mark in "\r\x85\u2028\u2029")
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if rare else None)
+
+
+_Dumper.add_representer(str, _text)
+
+
 class Remark(NamedTuple):
     """Something the user should hear about the config; ``whet.console.say(*remark)`` says it."""
 
@@ -231,4 +243,4 @@ class RunConfig(BaseModel):
                 path = self.resolve_path(place[key])
                 if path.exists() and place[key] != STARTER:
                     place[key] = os.path.abspath(path)
-        return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+        return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

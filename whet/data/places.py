@@ -40,9 +40,15 @@ def find_files(path: str, split: str, chosen: Sequence[str], file_type: str | No
         return [here]
     if glob.has_magic(path):
         return _globbed(str(here), path)
-    if is_known(here.name) or path.startswith((".", "/", "~", "\\")) or path.count("/") > 1 or here.is_absolute():
+    local = is_known(here.name) or path.startswith((".", "/", "~", "\\")) or path.count("/") > 1 or here.is_absolute()
+    if local or _misspelt(here):
         raise DataError(f"{path}: no such file", "a file or folder of examples", similar(here))
     return None
+
+
+def _misspelt(path: Path) -> bool:
+    """A name with an ending, beside a file of nearly that name: nobody on the network needs to be asked for it."""
+    return "." in path.name and similar(path).startswith("did you mean")
 
 
 def similar(path: Path) -> str:

@@ -11,11 +11,14 @@ from whet.config.chat_templates import SPELLINGS
 from whet.errors import DataError
 from whet.text.derive import derive
 from whet.text.jinja import own_bos, printed
+from whet.text.literal import specials_of
 from whet.text.probes import ANSWER, NEXT, USER, Renderer, between, marked
 from whet.text.template import TurnTemplate
+from whet.text.template_string import first_special
 from whet.text.templates import FORMATS
 from whet.text.templates.format import Format
 
+STOPS_KEY = "extra_eos_tokens"  # in tokenizer_config.json, where transformers keeps keys that it does not know
 _KEPT = 32  # templates whose parsed form is remembered
 _known: dict[tuple[object, ...], ChatTemplate] = {}
 
@@ -50,14 +53,30 @@ def chat_template_of(tokenizer: Any) -> ChatTemplate | None:
     if not tokenizer.chat_template:
         return None
     jinja = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else tokenizer.get_chat_template()
-    specials = tuple(token for token in tokenizer.all_special_tokens if token)
-    key = (jinja, tokenizer.bos_token, tokenizer.eos_token, specials, own_bos(tokenizer))
+    specials, kept = specials_of(tokenizer).texts, kept_stops(tokenizer)
+    key = (jinja, tokenizer.bos_token, tokenizer.eos_token, specials, own_bos(tokenizer), kept)
     if key not in _known:
         while len(_known) >= _KEPT:
             del _known[next(iter(_known))]
         pieces, reason = derive(tokenizer)
-        _known[key] = of_pieces(pieces, jinja) if pieces is not None else _of_jinja(tokenizer, jinja, reason, specials)
+        if pieces is None:
+            found = _of_jinja(tokenizer, jinja, reason, specials)
+        else:
+            found = of_pieces(_stopped(pieces, specials), jinja)
+        _known[key] = replace(found, stops=tuple(dict.fromkeys([*found.stops, *kept])))
     return _known[key]
+
+
+def _stopped(pieces: TurnTemplate, specials: Sequence[str]) -> TurnTemplate:
+    """The template that stops at the first special token after an answer, where more text follows it."""
+    first = first_special(pieces.assistant.after, specials)
+    return pieces if first in (None, *pieces.stops) else replace(pieces, stop=first)
+
+
+def kept_stops(tokenizer: Any) -> tuple[str, ...]:
+    """Texts that end an answer beside the template's own: those that were saved with the tokenizer."""
+    found = tokenizer.init_kwargs.get(STOPS_KEY) or []
+    return tuple(text for text in found if isinstance(text, str))
 
 
 def of_pieces(pieces: TurnTemplate, jinja: str | None = None) -> ChatTemplate:

@@ -7,6 +7,7 @@ from typing import Any
 
 from jinja2.exceptions import TemplateError
 
+from whet.text.apart import in_turns
 from whet.text.jinja import own_bos
 from whet.text.template import TurnTemplate, from_jinja
 
@@ -32,7 +33,7 @@ def in_own_template(tokenizer: Any, texts: Sequence[str]) -> bool:
 def _is_rendered(template: TurnTemplate, text: str, bos: str) -> bool:
     """Whether the row is what the template writes; a missing bos and missing white space at the end are allowed."""
     text = text.removeprefix(bos).rstrip()
-    messages = take_apart(template, text)
+    messages = take_apart(template, text) or in_turns(template, text)
     if not messages or not any(message["role"] == "assistant" for message in messages):
         return False
     return text in _endings(template, template.render(messages).removeprefix(template.bos))
