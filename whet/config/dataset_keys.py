@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from whet.config.nearest import did_you_mean
 from whet.config.types import Bool, Float, Names, Text, wrong
@@ -49,8 +49,20 @@ class DatasetType(BaseModel):
     no_input_format: Text | None = Field(
         None, description="the prompt of rows whose input is empty; unset: format with an empty input"
     )
+    merged_prompt: Text | None = Field(
+        None,
+        description="instead of format: a prompt out of any columns, with {column} and optional [[parts]]; "
+        "the row becomes a conversation in the chat template",
+    )
     system_prompt: str = Field("", description="the same system text for every row")
     system_format: Text = Field("{system}", description="how the system text is written, with {system}")
+
+    @model_validator(mode="after")
+    def _one_prompt(self) -> DatasetType:
+        others = self.model_fields_set & {"format", "no_input_format", "field_instruction", "field_input"}
+        if self.merged_prompt is not None and others:
+            raise wrong(f"merged_prompt alone names the columns: leave out {', '.join(sorted(others))}")
+        return self
 
 
 class DatasetConfig(BaseModel):

@@ -11,6 +11,7 @@ from whet.data.formats import columns as texts
 from whet.data.formats.cells import Make, first_of, need
 from whet.data.formats.chats import MESSAGE_COLUMNS, chat
 from whet.data.formats.labels import LABELS, labels
+from whet.data.formats.merged import merged
 from whet.data.formats.preference import CHOSEN, REJECTED, pair_columns, preference
 from whet.data.formats.spec import FormatSpec
 from whet.errors import DataError
@@ -36,6 +37,8 @@ def choose(spec: FormatSpec, columns: Sequence[str], first_row: FirstRow) -> Cho
 
 
 def _named(kind: str, spec: FormatSpec, columns: Sequence[str]) -> Chosen:
+    if kind == "mapping" and spec.merged_prompt is not None:
+        return merged(spec, spec.merged_prompt, columns), "columns merged into one prompt, as a conversation"
     if kind == "mapping":
         return texts.mapping(spec, columns), "a format of your own"
     if kind in ("alpaca", "alpaca:chat"):

@@ -14,6 +14,7 @@ class FormatSpec:
         kind: one of ``whet.config.dataset_keys.DATASET_TYPES``, or ``mapping`` (user-defined).
         field_instruction, field_input, field_output, field_system: columns of a ``mapping``.
         format, no_input_format: the prompt, with ``{instruction}`` and ``{input}``; ``{{`` is a literal brace.
+        merged_prompt: a prompt out of any columns (``whet.data.merged_prompt``); the row becomes a conversation.
         system_prompt, system_format: a system text for every row, and how it is written (``{system}``).
         field: column of ``completion`` and ``pretrain``; None: ``text``.
         field_messages: column with the conversation; None: ``messages``, ``conversations`` or ``conversation``.
@@ -38,6 +39,7 @@ class FormatSpec:
     field_system: str | None = None
     format: str = "{instruction}\n{input}\n"
     no_input_format: str | None = None
+    merged_prompt: str | None = None
     system_prompt: str = ""
     system_format: str = "{system}"
     field: str | None = None
