@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
-from PIL import Image
+from PIL import Image, ImageChops
 from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
 
@@ -27,8 +27,9 @@ from whet.data.preview.terminal import print_report
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 COLUMNS = 100  # of the terminal
-PAGE = "1000,1700"  # pixels of the page's picture
-COLOURS = 128
+PAGE = "1000,6000"  # pixels of the window for the page; what is empty below it is cut off
+MARGIN = 24  # pixels below the last line
+COLOURS = (128, 48, 24)  # of a picture: the first number that makes it small enough
 LARGEST = 150_000  # bytes of a picture
 WIDTH, LINE = 860, 19  # pixels of the terminal's picture, and of one line
 TERMINAL = """<!doctype html><meta charset="utf-8"><style>
@@ -132,16 +133,21 @@ def draw(name: str) -> None:
 
 
 def screenshot(page: str, target: Path, size: str) -> None:
-    """Draw a page with Chromium, in few colours so that the file is small; a picture that is too large is an error."""
+    """Draw a page with Chromium, in few colours, without what is empty below it; too large a file is an error."""
     browser = shutil.which("chromium") or shutil.which("chromium-browser") or "google-chrome"
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={size}"]
     address = Path(page).absolute().as_uri()
     subprocess.run([browser, *options, f"--screenshot={target}", address], check=True, capture_output=True)
     with Image.open(target) as picture:
-        small = picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
-    small.save(target, optimize=True)
-    if target.stat().st_size > LARGEST:
-        raise ValueError(f"{target} has {target.stat().st_size:,} bytes, more than {LARGEST:,}")
+        whole = picture.convert("RGB")
+    empty = Image.new("RGB", whole.size, whole.getpixel((0, whole.height - 1)))
+    box = ImageChops.difference(whole, empty).getbbox() or (0, 0, whole.width, whole.height)
+    shown = whole.crop((0, 0, whole.width, min(box[3] + MARGIN, whole.height)))
+    for colours in COLOURS:
+        shown.quantize(colours, dither=Image.Dither.NONE).save(target, optimize=True)
+        if target.stat().st_size <= LARGEST:
+            return
+    raise ValueError(f"{target} has {target.stat().st_size:,} bytes, more than {LARGEST:,}")
 
 
 def main() -> None:
