@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 from typing import Any
 
@@ -276,9 +277,12 @@ class Encoder:
     def _around(self, row: Marked) -> tuple[list[int], list[int]]:
         head, tail = (self.head, self.tail) if row.add_specials else ([], [])
         if row.add_eos:
-            eos = _eos(self.tokenizer)
-            tail = tail if tail[-1:] == [eos] else [*tail, eos]
+            tail = tail if tail[-1:] == [self._eos] else [*tail, self._eos]
         return head, tail
+
+    @cached_property
+    def _eos(self) -> int:
+        return _eos(self.tokenizer)
 
 
 def _bytes(text: str, spans: Sequence[Span]) -> tuple[int, list[Span]]:
