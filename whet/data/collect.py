@@ -1,18 +1,12 @@
-"""From sources to prepared rows: read, render, encode, mask and write, each piece while the next one is read.
-
-Two threads share the work: this one reads and renders, the other tokenises, and the tokenizer's own threads use the
-remaining cores. No more than a few thousand rows are in memory at a time. The order of the rows and every number are
-the same whatever the number of cores.
-"""
+"""From sources to prepared rows: read, render, encode, mask and write, a few thousand rows at a time."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +16,15 @@ import numpy as np
 from whet.console import Progress, notice, staged_folder
 from whet.data.cache import entry_key, prune, tokenizer_fingerprint, user_cache
 from whet.data.formats import FormatSpec, RecordStream
+from whet.data.parallel import encode_in_order
 from whet.data.prepare import Excess, PreparedWriter, load_prepared
 from whet.data.prepared import Prepared
 from whet.data.records import ChatRecord, LabelRecord, PairRecord, PreferenceRecord, Record, TextRecord
 from whet.data.stream import RowStream
 from whet.data.tokens import RecordEncoder
 from whet.errors import DataError, OutputError
-from whet.text.encode import EncodedRows
 
 SAMPLE = 300  # records kept to find out which template the rows are written in
-AHEAD = 2  # batches rendered before their turn, so that the tokenizer never waits
 CACHED_FROM = 8_000_000  # bytes of source files from which a prepared copy is worth its place on the disk
 KINDS = {kind.__name__: kind for kind in (TextRecord, PairRecord, ChatRecord, PreferenceRecord, LabelRecord)}
 
@@ -112,7 +105,7 @@ def _collect(sources: Sequence[Source], encode: RecordEncoder, writer: PreparedW
     for source in sources:
         before = writer.rows
         with Progress(f"preparing {source.rows.name}", source.rows.size, "") as progress:
-            for rows in encode_ahead(encode, _watched(source, sample, progress)):
+            for rows in encode_in_order(encode, _watched(source, sample, progress)):
                 writer.add(rows)
         sizes.append(writer.rows - before)
         left_out.update(source.records.dropped)
@@ -130,22 +123,6 @@ def _watched(source: Source, sample: Reservoir, progress: Progress) -> Iterator[
         done = batch.done
         if records:
             yield records
-
-
-def encode_ahead(encode: RecordEncoder, batches: Iterable[list[Record]]) -> Iterator[EncodedRows]:
-    """Encode batches in order, the tokenizer's part in a thread of its own."""
-    waiting: deque[Future[EncodedRows]] = deque()
-    with ThreadPoolExecutor(1, "tokenizer") as pool:
-        try:
-            for records in batches:
-                waiting.append(pool.submit(encode.encoder.encode, encode.mark(records)))
-                if len(waiting) > AHEAD:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()
 
 
 class Reservoir:

@@ -27,6 +27,7 @@ class Specials:
     Attributes:
         texts: their texts, longest first.
         ids: their ids.
+        starts: their first two characters; a text without any of them holds no special token.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -35,12 +36,12 @@ class Specials:
         found = {text for text in added | set(tokenizer.all_special_tokens) if text}
         self.texts = tuple(sorted(found, key=lambda text: (-len(text), text)))
         self.ids = frozenset(tokenizer.convert_tokens_to_ids(list(self.texts)))
-        self._starts = tuple({text[:2] for text in self.texts})
+        self.starts = tuple({text[:2] for text in self.texts})
         self._pattern = re.compile("|".join(map(re.escape, self.texts)) or r"(?!)")
 
     def inside(self, text: str) -> list[Span]:
         """Where special-token text stands in ``text``, in order."""
-        if not any(start in text for start in self._starts):
+        if not any(start in text for start in self.starts):
             return []
         return [match.span() for match in self._pattern.finditer(text)]
 

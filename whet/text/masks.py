@@ -23,6 +23,7 @@ from whet.text.quotes import free_character, hide, show
 TrainOn = Literal["assistant", "last", "all"]
 Message = Mapping[str, Any]
 Messages = Sequence[Message]
+Turns = dict[str, tuple[str, str, int, int]]  # by role: text before, after; what of the first is skipped, second kept
 
 TRAIN_ON = ("assistant", "last", "all")
 PLAIN_KEYS = {"role", "content", "train"}  # what a template of pieces reads
@@ -64,6 +65,7 @@ class Marker:
         self.train_on = train_on
         self.specials = specials_of(tokenizer)
         self.pieces = _pieces(tokenizer)
+        self._plan = _plan_of(self)
         self.seen = 0
 
     def mark(self, messages: Messages, tools: Any = None) -> Marked:
@@ -74,7 +76,9 @@ class Marker:
             ModelError: the tokenizer has no chat template.
         """
         if self.pieces is not None and not tools and _is_regular(messages):
-            marked = self._by_pieces(messages)
+            plan = self._plan
+            planned = plan is not None and messages[0]["role"] in plan[0]
+            marked = self._by_plan(messages, *plan) if planned else self._by_pieces(messages)  # type: ignore[misc]
             self.seen += 1
             if self.seen > CHECKED and self.seen % CHECKED:
                 return marked
@@ -132,6 +136,36 @@ class Marker:
             place += len(text)
         trained = None if self.train_on == "all" else tuple((a, b) for a, b in ranges.values())
         return Marked("".join(parts), trained, tuple(literal), add_specials=False)
+
+    def _by_plan(self, messages: Messages, turns: Turns, beginning: str) -> Marked:
+        """``_by_pieces`` for templates that write each message between two texts, and nothing else: five times faster.
+
+        Most rows of most data sets are of this kind, and this is the slowest step that is written in Python.
+        """
+        text = "" if messages[0]["role"] == "system" else beginning
+        wanted = set(self._trained(messages))
+        parts, spans, literal = [self._head, text], [], []
+        place = len(self._head) + len(text)
+        for number, message in enumerate(messages):
+            before, after, skipped, kept = turns[message["role"]]
+            content = message["content"]
+            start = place + len(before)
+            stop = start + len(content)
+            if number in wanted:
+                spans.append((place + skipped, stop + kept))
+            for mark in self.specials.starts:
+                if mark in content:
+                    literal += [(start + a, start + b) for a, b in self.specials.inside(content)]
+                    break
+            parts += (before, content, after)
+            place = stop + len(after)
+        parts.append(self.pieces.suffix)
+        trained = None if self.train_on == "all" else tuple(spans)
+        return Marked("".join(parts), trained, tuple(literal), add_specials=False)
+
+    @property
+    def _head(self) -> str:
+        return str(self.pieces.bos + self.pieces.prefix)
 
     def _terminator(self, after: str) -> int:
         """Length of what is trained of the text after an answer: up to its first special tokens, else all of it."""
@@ -195,6 +229,28 @@ def _pieces(tokenizer: Any) -> Any:
         return None
     template = chat_template_of(tokenizer)
     return template.pieces if template is not None else None
+
+
+def _plan_of(marker: Marker) -> tuple[Turns, str] | None:
+    """For each role: the texts before and after, where what is trained begins in the first and ends in the second.
+
+    And what stands in the place of a system message that is not given. None for templates that do more.
+    """
+    pieces = marker.pieces
+    if pieces is None or pieces.system_place not in ("turn", "start") or pieces.skip_empty_system:
+        return None
+    if any(pieces.trims(role) for role in ("system", "user", "assistant")):
+        return None
+    turns: Turns = {}
+    for role in ("system", "user", "assistant"):
+        turn = getattr(pieces, role)
+        if turn is not None:
+            prompt = pieces.generation_prompt if role == "assistant" else turn.before
+            skipped = len(prompt) if turn.before.startswith(prompt) else len(turn.before)
+            turns[role] = (turn.before, turn.after, skipped, marker._terminator(turn.after))
+    default = pieces.system is not None and pieces.default_system is not None
+    beginning = pieces.system.before + pieces.default_system + pieces.system.after if default else ""
+    return turns, beginning
 
 
 def _is_regular(messages: Messages) -> bool:
