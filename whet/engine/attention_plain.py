@@ -1,0 +1,214 @@
+"""Attention one document at a time: aten's flash attention on the CPU, a blockwise plain form everywhere.
+
+The plain form is the specification: any dtype, softcap, window. It makes scores in blocks of rows, so memory grows
+with T, not with T squared. Key/value heads are never repeated: the query heads of one of them are rows of one product.
+
+T tokens, H query heads, G key/value heads, g = H / G, E head size, L tokens of a document, S rows of a block times g.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from whet.engine.documents import Scores
+
+BLOCK_SCORES = 1 << 24  # scores of one block, 64 MiB in float32
+
+_aten = torch.ops.aten
+
+
+def forward(
+    q_THE: torch.Tensor, k_TGE: torch.Tensor, v_TGE: torch.Tensor, lengths: Sequence[int], scores: Scores
+) -> tuple[torch.Tensor, tuple[torch.Tensor]]:
+    """o (T, H, E) in the dtype of q, and (lse (T, H),): the logarithm of each row's sum of exponentials."""
+    o_THE = q_THE.new_empty(q_THE.shape)
+    lse_TH = q_THE.new_empty(q_THE.shape[:2], dtype=_wide(q_THE.dtype))
+    for rows, length in _spans(lengths):
+        one = _flash if _has_flash(q_THE, length, scores) else _plain
+        o_THE[rows], lse_TH[rows] = one(q_THE[rows], k_TGE[rows], v_TGE[rows], scores)
+    return o_THE, (lse_TH,)
+
+
+def backward(
+    do_THE: torch.Tensor,
+    q_THE: torch.Tensor,
+    k_TGE: torch.Tensor,
+    v_TGE: torch.Tensor,
+    o_THE: torch.Tensor,
+    saved: tuple[torch.Tensor, ...],
+    lengths: Sequence[int],
+    scores: Scores,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """dq (T, H, E), dk and dv (T, G, E) in the dtype of q."""
+    (lse_TH,) = saved
+    out = tuple(t.new_empty(t.shape) for t in (q_THE, k_TGE, v_TGE))
+    for rows, length in _spans(lengths):
+        one = _flash_backward if _has_flash(q_THE, length, scores) else _plain_backward
+        grads = one(do_THE[rows], q_THE[rows], k_TGE[rows], v_TGE[rows], o_THE[rows], lse_TH[rows], scores)
+        for target, grad in zip(out, grads, strict=True):
+            target[rows] = grad
+    return out
+
+
+def _spans(lengths: Sequence[int]) -> Iterator[tuple[slice, int]]:
+    start = 0
+    for length in lengths:
+        yield slice(start, start + length), length
+        start += length
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+# --------------------------------------------------------------------------------------------- aten's, on the CPU
+
+
+def _has_flash(q_THE: torch.Tensor, length: int, scores: Scores) -> bool:
+    seen = scores.window is None or scores.window >= length
+    return q_THE.device.type == "cpu" and scores.softcap is None and seen
+
+
+def _flash(
+    q_LHE: torch.Tensor, k_LGE: torch.Tensor, v_LGE: torch.Tensor, scores: Scores
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """In float32 for bfloat16: its bfloat16 form is 5 times slower on CPUs without such products, and less exact."""
+    q, k, v = _grouped(q_LHE, k_LGE, v_LGE)
+    o_GgLE, lse_GgL = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scores.scale)
+    return o_GgLE.permute(2, 0, 1, 3).reshape(q_LHE.shape), lse_GgL.permute(2, 0, 1).reshape(q_LHE.shape[:2])
+
+
+def _flash_backward(
+    do_LHE: torch.Tensor,
+    q_LHE: torch.Tensor,
+    k_LGE: torch.Tensor,
+    v_LGE: torch.Tensor,
+    o_LHE: torch.Tensor,
+    lse_LH: torch.Tensor,
+    scores: Scores,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    q, k, v = _grouped(q_LHE, k_LGE, v_LGE)
+    do, o = (_by_group(t, k_LGE.shape[1]) for t in (do_LHE, o_LHE))
+    lse_GgL = lse_LH.unflatten(1, (k_LGE.shape[1], -1)).permute(1, 2, 0)
+    dq, dk, dv = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
+        do, q, k, v, o, lse_GgL, 0.0, True, scale=scores.scale
+    )
+    return dq.permute(2, 0, 1, 3).reshape(q_LHE.shape), dk.sum(1).transpose(0, 1), dv.sum(1).transpose(0, 1)
+
+
+def _grouped(
+    q_LHE: torch.Tensor, k_LGE: torch.Tensor, v_LGE: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """As (G, g, L, E): a batch for each key/value head; keys and values are expanded without copies."""
+    groups, each = k_LGE.shape[1], q_LHE.shape[1] // k_LGE.shape[1]
+    k, v = (_by_group(t, groups).expand(-1, each, -1, -1) for t in (k_LGE, v_LGE))
+    return _by_group(q_LHE, groups), k, v
+
+
+def _by_group(t_LHE: torch.Tensor, groups: int) -> torch.Tensor:
+    """(L, H, E) as (G, g, L, E) in float32 or float64."""
+    return t_LHE.to(_wide(t_LHE.dtype)).unflatten(1, (groups, -1)).permute(1, 2, 0, 3)
+
+
+# ------------------------------------------------------------------------------------------------- the plain form
+
+
+def _plain(
+    q_LHE: torch.Tensor, k_LGE: torch.Tensor, v_LGE: torch.Tensor, scores: Scores
+) -> tuple[torch.Tensor, torch.Tensor]:
+    heads, groups, dtype = q_LHE.shape[1], k_LGE.shape[1], _operand(q_LHE)
+    k_GLE, v_GLE = (t.to(dtype).transpose(0, 1) for t in (k_LGE, v_LGE))
+    o_LHE = q_LHE.new_empty(q_LHE.shape)
+    lse_LH = q_LHE.new_empty(q_LHE.shape[:2], dtype=_wide(q_LHE.dtype))
+    for rows, keys in _blocks(len(q_LHE), heads, scores):
+        q_GSE = _stacked(q_LHE[rows].to(dtype), groups)
+        s_GSK, _ = _scores(q_GSE, k_GLE[:, keys], rows, keys, scores)
+        lse_GS = s_GSK.logsumexp(-1)
+        p_GSK = s_GSK.sub_(lse_GS[..., None]).exp_()
+        o_LHE[rows] = _unstacked(_bmm(p_GSK.to(dtype), v_GLE[:, keys]), heads)
+        lse_LH[rows] = _unstacked(lse_GS[..., None], heads)[..., 0]
+    return o_LHE, lse_LH
+
+
+def _plain_backward(
+    do_LHE: torch.Tensor,
+    q_LHE: torch.Tensor,
+    k_LGE: torch.Tensor,
+    v_LGE: torch.Tensor,
+    o_LHE: torch.Tensor,
+    lse_LH: torch.Tensor,
+    scores: Scores,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    heads, groups, dtype, wide = q_LHE.shape[1], k_LGE.shape[1], _operand(q_LHE), _wide(q_LHE.dtype)
+    k_GLE, v_GLE = (t.to(dtype).transpose(0, 1) for t in (k_LGE, v_LGE))
+    dq_LHE = q_LHE.new_empty(q_LHE.shape)
+    dk_GLE, dv_GLE = (torch.zeros(t.shape, dtype=wide, device=t.device) for t in (k_GLE, v_GLE))
+    for rows, keys in _blocks(len(q_LHE), heads, scores):
+        q_GSE, do_GSE = (_stacked(t[rows].to(dtype), groups) for t in (q_LHE, do_LHE))
+        o_GSE = _stacked(o_LHE[rows].to(wide), groups)
+        delta_GS1 = (o_GSE * do_GSE.to(wide)).sum(-1, keepdim=True)
+        s_GSK, slope_GSK = _scores(q_GSE, k_GLE[:, keys], rows, keys, scores)
+        p_GSK = s_GSK.sub_(_stacked(lse_LH[rows][..., None], groups)).exp_()
+        dv_GLE[:, keys] += _bmm(p_GSK.to(dtype).transpose(1, 2), do_GSE)
+        ds_GSK = _bmm(do_GSE, v_GLE[:, keys].transpose(1, 2)).sub_(delta_GS1).mul_(p_GSK)
+        if slope_GSK is not None:
+            ds_GSK *= slope_GSK
+        ds_GSK = ds_GSK.mul_(scores.scale).to(dtype)
+        dq_LHE[rows] = _unstacked(_bmm(ds_GSK, k_GLE[:, keys]), heads)
+        dk_GLE[:, keys] += _bmm(ds_GSK.transpose(1, 2), q_GSE)
+    return dq_LHE, dk_GLE.transpose(0, 1), dv_GLE.transpose(0, 1)
+
+
+def _blocks(length: int, heads: int, scores: Scores) -> Iterator[tuple[slice, slice]]:
+    """Blocks of query rows, each with the keys that any of its rows sees."""
+    seen = length if scores.window is None else min(length, scores.window)
+    size = max(1, min(length, BLOCK_SCORES // (heads * seen)))
+    for start in range(0, length, size):
+        stop = min(start + size, length)
+        first = 0 if scores.window is None else max(0, start - scores.window + 1)
+        yield slice(start, stop), slice(first, stop)
+
+
+def _scores(
+    q_GSE: torch.Tensor, k_GKE: torch.Tensor, rows: slice, keys: slice, scores: Scores
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Scores in float32 or float64, minus infinity where a row does not look, and softcap's derivative."""
+    s_GSK = _bmm(q_GSE, k_GKE.transpose(1, 2)).mul_(scores.scale)
+    slope = None
+    if scores.softcap is not None:
+        s_GSK = s_GSK.div_(scores.softcap).tanh_()
+        slope = 1 - s_GSK.square()
+        s_GSK *= scores.softcap
+    row_R1 = torch.arange(rows.start, rows.stop, device=q_GSE.device)[:, None]
+    key_K = torch.arange(keys.start, keys.stop, device=q_GSE.device)
+    hidden_RK = key_K > row_R1
+    if scores.window is not None:
+        hidden_RK |= key_K <= row_R1 - scores.window
+    each = q_GSE.shape[1] // len(row_R1)
+    s_GSK.unflatten(1, (each, -1)).masked_fill_(hidden_RK, float("-inf"))
+    return s_GSK, slope
+
+
+def _operand(t: torch.Tensor) -> torch.dtype:
+    """The dtype of the products: short dtypes stay as they are on a GPU only."""
+    return t.dtype if t.is_cuda else _wide(t.dtype)
+
+
+def _bmm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """a · b, in float32 for short dtypes."""
+    if a.dtype in (torch.float32, torch.float64):
+        return torch.bmm(a, b)
+    return torch.bmm(a, b, out_dtype=torch.float32)
+
+
+def _stacked(t_RHE: torch.Tensor, groups: int) -> torch.Tensor:
+    """(R, G g, E) as (G, g R, E)."""
+    return t_RHE.unflatten(1, (groups, -1)).permute(1, 2, 0, 3).flatten(1, 2)
+
+
+def _unstacked(t_GSE: torch.Tensor, heads: int) -> torch.Tensor:
+    """(G, g R, E) as (R, G g, E)."""
+    each = heads // t_GSE.shape[0]
+    return t_GSE.unflatten(1, (each, -1)).permute(2, 0, 1, 3).flatten(1, 2)

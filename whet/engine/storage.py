@@ -1,0 +1,183 @@
+"""Where the weights of a projection group live: dense in the group's own buffer, or NF4 and dequantised when needed.
+
+A storage has a buffer (N + R, K + R), laid out as ``whet/engine/weights.py`` draws it, and the two LoRA operands
+a_RK and b_NR, zero in their padding. A third storage needs these members and nothing else.
+
+N/K outputs/inputs of the group, R its LoRA columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import torch
+
+StorageName = Literal["dense", "nf4"]
+Shape = tuple[int, int, int]  # N, K, R
+
+
+class Storage(Protocol):
+    """What a group asks of its storage."""
+
+    a_RK: torch.Tensor
+    b_NR: torch.Tensor
+
+    @property
+    def buffer(self) -> torch.Tensor:
+        """(N + R, K + R); valid after ``prepare``."""
+        ...
+
+    def prepare(self) -> None:
+        """Makes ``buffer`` hold this group's weights and operands."""
+        ...
+
+    def touched(self) -> None:
+        """The operands have changed."""
+        ...
+
+    def bytes(self) -> dict[str, int]:
+        """``buffer``: of this group alone; ``shared``: of a buffer used by others too; ``operands``: A and s * B where
+        they are not part of the buffer; ``packed``: quantised weights, which are the model's own;
+        ``twice``: weights that the model holds as well as the buffer."""
+        ...
+
+    def release(self) -> None:
+        """Undoes what was done to the modules."""
+        ...
+
+
+class Dense:
+    """The weights in a buffer of the group, and the modules' weights made views of it, so that they are held once.
+
+    A module keeps working as before: its weight is a strided view with the same values, and merging an adapter into it
+    changes the buffer too. It stays as it is, and is held twice, where its weight has another dtype or device, or is
+    used by more than this module in another shape. Moving the model to another device gives the modules weights of
+    their own again. safetensors wants contiguous tensors: ``release`` first, or save ``tensor.contiguous()``.
+    """
+
+    def __init__(self, bases: Sequence[Any], shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
+        n_rows, n_columns, n_lora = shape
+        self._buffer = torch.zeros(n_rows + n_lora, n_columns + n_lora, dtype=dtype, device=device)
+        self.a_RK = self._buffer[n_rows:, :n_columns]
+        self.b_NR = self._buffer[:n_rows, n_columns:]
+        self._borrowed: list[Any] = []
+        self._twice = 0
+        row = 0
+        for base in bases:
+            weight = base.weight
+            if not torch.is_floating_point(weight):
+                raise ValueError(f"a weight of dtype {weight.dtype} is quantised; dense weights are floating point")
+            view = self._buffer[row : row + weight.shape[0], :n_columns]
+            view.copy_(weight.detach())
+            if weight.dtype == dtype and weight.device == device and not weight.requires_grad:
+                weight.data = view
+                self._borrowed.append(weight)
+            else:
+                self._twice += weight.numel() * weight.element_size()
+            row += view.shape[0]
+
+    @property
+    def buffer(self) -> torch.Tensor:
+        return self._buffer
+
+    def prepare(self) -> None:
+        pass
+
+    def touched(self) -> None:
+        pass
+
+    def bytes(self) -> dict[str, int]:
+        return _bytes(buffer=self._buffer) | {"twice": self._twice}
+
+    def release(self) -> None:
+        start, size = self._buffer.untyped_storage().data_ptr(), self._buffer.untyped_storage().nbytes()
+        for weight in self._borrowed:
+            if start <= weight.data_ptr() < start + size:
+                weight.data = weight.data.contiguous()
+        self._borrowed = []
+
+
+@dataclass
+class Holder:
+    """A shared buffer, and whose weights it holds now."""
+
+    buffer: torch.Tensor
+    owner: object = None
+
+
+class Nf4:
+    """Four-bit weights in bitsandbytes' storage, dequantised into a buffer that groups of one shape share.
+
+    ``prepare`` does nothing while the buffer still holds this group's weights: recompute and the gradient of the
+    input share one dequantisation where no other group of that shape comes between. Work of all groups has to be
+    queued on one stream. ``resident`` gives the group a buffer of its own, filled once.
+    """
+
+    def __init__(
+        self,
+        bases: Sequence[Any],
+        shape: Shape,
+        dtype: torch.dtype,
+        device: torch.device,
+        shared: dict[Any, Any],
+        *,
+        resident: bool = False,
+    ) -> None:
+        from whet.engine.quantised import read_nf4
+
+        self._weights: list[Any] = []
+        for base in bases:
+            weight = read_nf4(base)
+            if isinstance(weight, str):
+                raise ValueError(weight)
+            self._weights.append(weight)
+        self._widths = [int(base.out_features) for base in bases]
+        self._packed = sum(base.weight.numel() * base.weight.element_size() for base in bases)
+        n_rows, n_columns, n_lora = self._shape = shape
+        self.a_RK = torch.zeros(n_lora, n_columns, dtype=dtype, device=device)
+        self.b_NR = torch.zeros(n_rows, n_lora, dtype=dtype, device=device)
+        self._resident = resident
+        self._stale = True
+        holders = {} if resident else shared
+        key = (*shape, dtype, device)
+        if key not in holders:
+            holders[key] = Holder(torch.zeros(n_rows + n_lora, n_columns + n_lora, dtype=dtype, device=device))
+        self._holder: Holder = holders[key]
+
+    @property
+    def buffer(self) -> torch.Tensor:
+        return self._holder.buffer
+
+    def prepare(self) -> None:
+        n_rows, n_columns, _ = self._shape
+        buffer = self._holder.buffer
+        if self._holder.owner is not self:
+            from whet.engine.kernels.nf4 import dequantise_nf4
+
+            row = 0
+            for weight, width in zip(self._weights, self._widths, strict=True):
+                dequantise_nf4(weight, buffer[row : row + width, :n_columns])
+                row += width
+            self._holder.owner = self
+            self._stale = True
+        if self._stale:
+            buffer[n_rows:, :n_columns] = self.a_RK
+            buffer[:n_rows, n_columns:] = self.b_NR
+            self._stale = False
+
+    def touched(self) -> None:
+        self._stale = True
+
+    def bytes(self) -> dict[str, int]:
+        name = "buffer" if self._resident else "shared"
+        operands = _bytes(a=self.a_RK, b=self.b_NR)
+        return _bytes(**{name: self.buffer}) | {"operands": sum(operands.values()), "packed": self._packed}
+
+    def release(self) -> None:
+        pass
+
+
+def _bytes(**tensors: torch.Tensor) -> dict[str, int]:
+    return {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
