@@ -104,8 +104,8 @@ class ModelSpec:
     final_norm_eps: float
     head: torch.nn.Module  # D -> V
     logit_softcap: float | None
-    # (position_ids_BT, dtype) -> tables of the rotation for all B*T positions, made in float32 by the model's own module
-    # and rounded to dtype. They hold the model's attention factor (YaRN, LongRoPE), if it has one.
+    # (position_ids_BT, dtype) -> tables of the rotation for all B*T positions, made in float32 by the model's own
+    # module and rounded to dtype. They hold the model's attention factor (YaRN, LongRoPE), if it has one.
     rotary: Callable[[torch.Tensor, torch.dtype], Tables]
     vocab: int
 

@@ -1,0 +1,277 @@
+"""Reads a loaded transformers model, plain or with PEFT's LoRA, into a ``ModelSpec``; by structure, not by class name.
+
+Read: Llama, Mistral, Qwen2, Qwen3, Gemma 2, Gemma 3 (text), Phi-3, SmolLM, and whatever else has the same parts. Norms
+and activations are recognised by what they compute on a few numbers, everything else by attribute names and shapes. A
+part that is not known makes the model unsupported: the reason is what a user is told. Arithmetic between the parts (a
+model that scales its residual, say) cannot be seen here: ``whet.engine.check`` compares the results.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .lora import base_of, lora_of, lora_problem, peeled
+from .probe import activation_of, norm_of
+from .spec import GROUPS, LayerParts, LayerSpec, ModelSpec, Rope, Tables, Unsupported
+
+WINDOWED = "sliding_attention"
+LAYER_TYPES = (None, "full_attention", WINDOWED)
+PRE_NORMS = {"input_layernorm", "post_attention_layernorm"}
+ALL_NORMS = PRE_NORMS | {"pre_feedforward_layernorm", "post_feedforward_layernorm"}
+ATTENTION = {"q_proj", "k_proj", "v_proj", "qkv_proj", "o_proj", "q_norm", "k_norm"}
+MLP = {"gate_proj", "up_proj", "gate_up_proj", "down_proj", "act_fn", "activation_fn"}
+DENSE = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+class _Unknown(Exception):
+    """Its text is the reason; it never leaves this file."""
+
+
+def read_model(model: Any) -> ModelSpec | Unsupported:
+    """The parts of a causal language model, or why the engine cannot run it. Changes nothing, keeps no copies."""
+    try:
+        return _read(peeled(model))
+    except _Unknown as unknown:
+        return Unsupported(str(unknown))
+
+
+def _read(causal: Any) -> ModelSpec:
+    body: Any = getattr(causal, "model", None)
+    head: Any = getattr(causal, "lm_head", None)
+    for name in ("embed_tokens", "layers", "norm", "rotary_emb"):
+        if not hasattr(body, name):
+            raise _Unknown(f"{type(causal).__name__} has no model.{name}")
+    if head is None or not len(body.layers):
+        raise _Unknown(f"{type(causal).__name__} has no lm_head or no layers")
+    table: Any = base_of(body.embed_tokens)
+    rotary_dims = _rotary_dims(body.rotary_emb, table.weight.device)
+    layers = []
+    for index, layer in enumerate(body.layers):
+        try:
+            layers.append(_layer(layer, body.config, index, rotary_dims))
+        except _Unknown as unknown:
+            raise _Unknown(f"layer {index}: {unknown}") from None
+    offset, eps = _norm(body.norm, "the last norm")
+    if body.norm.weight.requires_grad:
+        raise _Unknown("the last norm is trained")
+    softcap = getattr(body.config, "final_logit_softcapping", None)
+    _check_head(head, softcap)
+    return ModelSpec(
+        layers=layers,
+        embed=body.embed_tokens,
+        embed_scale=_embed_scale(table),
+        final_norm=body.norm.weight,
+        final_norm_offset=offset,
+        final_norm_eps=eps,
+        head=head,
+        logit_softcap=softcap,
+        rotary=lambda positions_BT, dtype: _tables(body.rotary_emb, positions_BT, dtype),
+        vocab=_linear(head).out_features,
+    )
+
+
+def _layer(layer: Any, config: Any, index: int, rotary_dims: dict[str, int]) -> tuple[LayerSpec, LayerParts]:
+    norms = {name for name, child in layer.named_children() if name.endswith("norm")}
+    if norms not in (PRE_NORMS, ALL_NORMS) or not hasattr(layer, "self_attn") or not hasattr(layer, "mlp"):
+        raise _Unknown(f"its parts are {', '.join(sorted(name for name, _ in layer.named_children()))}")
+    attention, mlp, post = layer.self_attn, layer.mlp, norms == ALL_NORMS
+    _only_known(layer, norms | {"self_attn", "mlp"})
+    _only_known(attention, ATTENTION)
+    _only_known(mlp, MLP)
+    groups = {
+        "qkv": _group(attention, "qkv_proj", ("q_proj", "k_proj", "v_proj")),
+        "o": _group(attention, "o_proj", ("o_proj",)),
+        "gate_up": _group(mlp, "gate_up_proj", ("gate_proj", "up_proj")),
+        "down": _group(mlp, "down_proj", ("down_proj",)),
+    }
+    _only_adapters_trained(layer, groups)
+    weights = {name: getattr(layer, name).weight for name in norms}
+    parts = LayerParts(
+        input_norm=weights["input_layernorm"],
+        pre_mlp_norm=weights["pre_feedforward_layernorm" if post else "post_attention_layernorm"],
+        groups=groups,
+        post_attention_norm=weights["post_attention_layernorm"] if post else None,
+        post_mlp_norm=weights["post_feedforward_layernorm"] if post else None,
+        q_norm=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
+        k_norm=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
+    )
+    return _spec(layer, parts, config, index, rotary_dims), parts
+
+
+def _spec(layer: Any, parts: LayerParts, config: Any, index: int, rotary_dims: dict[str, int]) -> LayerSpec:
+    attention, mlp = layer.self_attn, layer.mlp
+    offset, eps = _layer_norms(layer)
+    kind, softcap = _layer_type(attention, config, index), getattr(attention, "attn_logit_softcapping", None)
+    if not getattr(attention, "is_causal", True):
+        raise _Unknown("its attention is not causal")
+    if getattr(attention, "attention_dropout", 0.0):
+        raise _Unknown(f"attention dropout is {attention.attention_dropout}, not 0")
+    if not getattr(attention, "use_rope", True):
+        raise _Unknown("its attention has no rotation (use_rope is off)")
+    if softcap is not None and parts.q_norm is not None:
+        raise _Unknown("capped scores together with norms of q and k")
+    rope: Rope = "local" if "local" in rotary_dims and kind == WINDOWED else "global"
+    activation = activation_of(getattr(mlp, "act_fn", None) or getattr(mlp, "activation_fn", None))
+    if activation is None:
+        raise _Unknown("its activation is neither SiLU nor GELU by tanh")
+    hidden, (heads, kv_heads, head_dim) = parts.input_norm.shape[0], _heads(attention, parts)
+    spec = LayerSpec(
+        hidden=hidden,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        mlp=_linear(parts.groups["down"][0]).in_features,
+        eps=eps,
+        norm_offset=offset,
+        activation=activation,
+        qk_norm=parts.q_norm is not None,
+        post_norms=parts.post_mlp_norm is not None,
+        softcap=softcap,
+        window=_window(attention, config, kind),
+        scale=float(attention.scaling),
+        rotary_dim=rotary_dims.get(rope, 0),
+        rope=rope,
+    )
+    _check_sizes(spec, parts)
+    return spec
+
+
+def _group(parent: Any, fused: str, separate: tuple[str, ...]) -> list[torch.nn.Module]:
+    names = (fused,) if hasattr(parent, fused) else separate
+    found = []
+    for name in names:
+        module = getattr(parent, name, None)
+        if module is None:
+            raise _Unknown(f"it has no {name}")
+        if problem := lora_problem(module):
+            raise _Unknown(f"{name}: {problem}")
+        weight: Any = getattr(base_of(module), "weight", None)
+        dense = weight is not None and weight.dtype in DENSE and weight.dim() == 2
+        if not isinstance(base_of(module), torch.nn.Linear) or not (dense or hasattr(weight, "quant_state")):
+            raise _Unknown(f"{name}: {type(base_of(module)).__name__} is no linear layer of a known storage")
+        if weight.device.type == "meta":
+            raise _Unknown(f"{name}: its weights are not loaded")
+        found.append(module)
+    return found
+
+
+def _only_known(parent: Any, known: set[str]) -> None:
+    """Parts without numbers of their own may stand there, unless they drop something."""
+    for name, child in parent.named_children():
+        if isinstance(child, torch.nn.Dropout) and child.p > 0:
+            raise _Unknown(f"dropout {name} is {child.p}, not 0")
+        if name not in known and (any(True for _ in child.parameters()) or any(True for _ in child.buffers())):
+            raise _Unknown(f"it has a part {name}, which is not known")
+    for name, _ in parent.named_parameters(recurse=False):
+        raise _Unknown(f"it has weights {name}, which are not known")
+
+
+def _only_adapters_trained(layer: torch.nn.Module, groups: dict[str, list[torch.nn.Module]]) -> None:
+    adapters = [lora_of(module) for modules in groups.values() for module in modules]
+    known = {id(weight) for lora in adapters if lora is not None for weight in (lora.A, lora.B)}
+    for name, weight in layer.named_parameters():
+        if weight.requires_grad and id(weight) not in known:
+            raise _Unknown(f"{name} is trained, and is no active LoRA adapter")
+
+
+def _layer_norms(layer: Any) -> tuple[int, float]:
+    """Offset and eps, which all norms of a layer must share."""
+    named = [(name, child) for name, child in layer.named_children() if name in ALL_NORMS]
+    named += [(name, child) for name, child in layer.self_attn.named_children() if name in ("q_norm", "k_norm")]
+    found = {_norm(child, name) for name, child in named}
+    if len(found) > 1:
+        raise _Unknown("its norms differ in kind or eps")
+    return found.pop()
+
+
+def _norm(norm: Any, name: str) -> tuple[int, float]:
+    if problem := lora_problem(norm):
+        raise _Unknown(f"{name}: {problem}")
+    found = norm_of(norm)
+    if found is None:
+        raise _Unknown(f"{name}: {type(norm).__name__} is no RMS norm as Llama or Gemma has")
+    return found
+
+
+def _layer_type(attention: Any, config: Any, index: int) -> str | None:
+    types = getattr(config, "layer_types", None)
+    kind = getattr(attention, "layer_type", None) or (types[index] if types else None)
+    if kind not in LAYER_TYPES:
+        raise _Unknown(f"its attention is of the kind {kind}")
+    return kind
+
+
+def _window(attention: Any, config: Any, kind: str | None) -> int | None:
+    """The attention's own attribute; without one, what the config's class declares (Mistral, Phi-3: every layer)."""
+    if hasattr(attention, "sliding_window"):
+        return attention.sliding_window
+    declared = hasattr(type(config), "sliding_window") and kind in (None, WINDOWED)
+    return getattr(config, "sliding_window", None) if declared else None
+
+
+def _heads(attention: Any, parts: LayerParts) -> tuple[int, int, int]:
+    """Query heads, key/value heads, head size; from the projections' widths."""
+    head_dim, per_group = attention.head_dim, attention.num_key_value_groups
+    attended = _linear(parts.groups["o"][0]).in_features
+    heads = attended // head_dim
+    return heads, heads // per_group, head_dim
+
+
+def _linear(module: torch.nn.Module) -> Any:
+    """A layer that ``_group`` or ``_check_head`` found to be linear."""
+    return base_of(module)
+
+
+def _check_sizes(spec: LayerSpec, parts: LayerParts) -> None:
+    for name in GROUPS:
+        bases = [_linear(module) for module in parts.groups[name]]
+        found = sum(base.out_features for base in bases), {base.in_features for base in bases}
+        outputs, inputs = spec.sizes(name)
+        if found != (outputs, {inputs}):
+            raise _Unknown(f"{name} has {found[0]} outputs of {sorted(found[1])} inputs, not {outputs} of {inputs}")
+    if not 0 < spec.rotary_dim <= spec.head_dim:
+        raise _Unknown(f"the rotation is of {spec.rotary_dim} elements, a head has {spec.head_dim}")
+    for norm in (parts.q_norm, parts.k_norm):
+        if norm is not None and norm.shape != (spec.head_dim,):
+            raise _Unknown(f"norms of q and k have the shape {tuple(norm.shape)}, a head has {spec.head_dim} elements")
+
+
+def _check_head(head: Any, softcap: float | None) -> None:
+    if lora_problem(head) == "" and not isinstance(base_of(head), torch.nn.Linear):
+        raise _Unknown(f"its head is a {type(base_of(head)).__name__}")
+    if softcap is not None and (base_of(head) is not head or head.weight.requires_grad):
+        raise _Unknown("capped logits together with a head that is trained")
+
+
+def _embed_scale(embed: Any) -> float:
+    scale = getattr(embed, "embed_scale", None)
+    return 1.0 if scale is None else float(torch.as_tensor(scale).to(embed.weight.dtype))
+
+
+def _tables(rotary: Any, positions_BT: torch.Tensor, dtype: torch.dtype) -> Tables:
+    return {name: (_half(cos), _half(sin)) for name, (cos, sin) in _whole_tables(rotary, positions_BT, dtype).items()}
+
+
+def _whole_tables(rotary: Any, positions_BT: torch.Tensor, dtype: torch.dtype) -> Tables:
+    """What the model's own module gives, (B, T, 2 C) each. Gemma 3's holds a table for each kind of layer."""
+    like = torch.empty(0, dtype=dtype, device=positions_BT.device)
+    if not isinstance(getattr(rotary, "rope_type", None), dict):
+        return {"global": rotary(like, positions_BT)}
+    names = {"global": "full_attention", "local": WINDOWED}
+    kinds = {name: kind for name, kind in names.items() if kind in rotary.rope_type}
+    return {name: rotary(like, positions_BT, layer_type=kind) for name, kind in kinds.items()}
+
+
+def _half(table_BTE: torch.Tensor) -> torch.Tensor:
+    return table_BTE[..., : table_BTE.shape[-1] // 2].flatten(0, -2).contiguous()
+
+
+def _rotary_dims(rotary: Any, device: torch.device) -> dict[str, int]:
+    """Width of the rotation by Rope; with halves doubled, as ``rotate_half`` needs them."""
+    positions_1T = torch.arange(8, device=device)[None]
+    for cos_BTE, _ in _whole_tables(rotary, positions_1T, torch.float32).values():
+        if not torch.equal(*cos_BTE.chunk(2, -1)):
+            raise _Unknown("the rotation turns neighbours, not halves")
+    return {name: 2 * cos.shape[-1] for name, (cos, _) in _tables(rotary, positions_1T, torch.float32).items()}
