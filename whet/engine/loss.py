@@ -14,6 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from whet.engine.kernels.available import wide
+from whet.engine.kernels.cross_entropy import cross_entropy_rows, cross_entropy_rows_
+
 IGNORE = -100
 CHUNK_ROWS = 1024  # logits of one chunk: 1,024 x 128,256 float32 are 0.5 GB
 
@@ -33,52 +36,131 @@ def labelled_loss(hidden_BTD: torch.Tensor, head: torch.nn.Module, labels_BT: to
     rows = (targets_BT.flatten() != IGNORE).nonzero().squeeze(1)
     hidden_ND = hidden_BTD.flatten(0, 1).index_select(0, rows)
     targets_N = targets_BT.flatten().index_select(0, rows)
-    weight = getattr(head, "weight", None)
-    plain = type(head) is torch.nn.Linear and weight is not None and not weight.requires_grad
-    if plain and torch.is_grad_enabled():
-        return _FrozenHead.apply(hidden_ND, weight, head.bias, targets_N)
-    return _chunked(hidden_ND, head, targets_N)
+    weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
+    frozen = weight is not None and not weight.requires_grad and not (bias is not None and bias.requires_grad)
+    if type(head) is torch.nn.Linear and frozen:
+        return head_loss(hidden_ND, weight, targets_N, bias=bias, chunk_rows=CHUNK_ROWS)
+    return module_loss(hidden_ND, head, targets_N, chunk_rows=CHUNK_ROWS)
 
 
-def _chunked(
-    hidden_ND: torch.Tensor, head: Callable[[torch.Tensor], torch.Tensor], targets_N: torch.Tensor
+def head_loss(
+    hidden_ND: torch.Tensor,
+    weight_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    softcap: float | None = None,
+    chunk_rows: int = CHUNK_ROWS,
 ) -> torch.Tensor:
-    """The plain form, by autograd."""
-    total = hidden_ND.new_zeros((), dtype=_wide(hidden_ND.dtype))
-    for start in range(0, max(1, len(targets_N)), CHUNK_ROWS):  # once without rows too: zero, with zero gradients
-        logits_NV = head(hidden_ND[start : start + CHUNK_ROWS])
-        part = F.cross_entropy(logits_NV.to(total.dtype), targets_N[start : start + CHUNK_ROWS], reduction="sum")
+    """Sum of the cross-entropy, in nats, over rows of hidden states and their targets, under a frozen head.
+
+    Args:
+        hidden_ND: last hidden states of the labelled rows, norm included.
+        weight_VD: the head's weight. The products are made in its dtype, the loss in float32.
+        targets_N: int64; IGNORE where a row has no label.
+        bias: of the head, (V,).
+        softcap: logits become softcap * tanh(logits / softcap) (Gemma 2: 30).
+        chunk_rows: rows whose logits are there at once.
+
+    Returns:
+        A float32 scalar (float64 for float64 input), differentiable in ``hidden_ND``.
+
+    Raises:
+        ValueError: the head is trained: its gradient is not made here.
+    """
+    return _row_losses(hidden_ND, weight_VD, targets_N, bias, softcap, chunk_rows).sum()
+
+
+def token_logprobs(
+    hidden_ND: torch.Tensor,
+    weight_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    *,
+    bias: torch.Tensor | None = None,
+    softcap: float | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> torch.Tensor:
+    """The log-probability of every row's target: ``logp_N``; arguments, dtype and errors as of ``head_loss``."""
+    return -_row_losses(hidden_ND, weight_VD, targets_N, bias, softcap, chunk_rows)
+
+
+def _row_losses(
+    hidden_ND: torch.Tensor,
+    weight_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    softcap: float | None,
+    chunk_rows: int,
+) -> torch.Tensor:
+    if not torch.is_grad_enabled():
+        return _chunk_losses(hidden_ND, weight_VD, targets_N, bias_V, softcap, chunk_rows, None)
+    if weight_VD.requires_grad or (bias_V is not None and bias_V.requires_grad):
+        raise ValueError("the head is trained; needed: a frozen head. Use labelled_loss, or freeze it")
+    return _FrozenHead.apply(hidden_ND, weight_VD, targets_N, bias_V, softcap, chunk_rows)
+
+
+def _chunk_losses(
+    hidden_ND: torch.Tensor,
+    weight_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    softcap: float | None,
+    chunk_rows: int,
+    grad_ND: torch.Tensor | None,
+) -> torch.Tensor:
+    """The loss of every row, and its gradient into ``grad_ND``; one chunk of logits exists at a time."""
+    loss_N = torch.empty(len(targets_N), dtype=wide(hidden_ND.dtype), device=hidden_ND.device)
+    for start in range(0, len(targets_N), chunk_rows):
+        part = slice(start, start + chunk_rows)
+        logits_NV = F.linear(hidden_ND[part].to(weight_VD.dtype), weight_VD, bias_V)
+        if grad_ND is None:
+            loss_N[part] = cross_entropy_rows(logits_NV, targets_N[part], softcap=softcap)
+        else:
+            loss_N[part] = cross_entropy_rows_(logits_NV, targets_N[part], softcap=softcap)
+            grad_ND[part] = logits_NV @ weight_VD
+        del logits_NV  # before the next chunk's are made
+    return loss_N
+
+
+def module_loss(
+    hidden_ND: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    targets_N: torch.Tensor,
+    *,
+    softcap: float | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> torch.Tensor:
+    """``head_loss`` for any head (trained, with an adapter): its own forward, by autograd, which keeps the logits."""
+    total = hidden_ND.new_zeros((), dtype=wide(hidden_ND.dtype))
+    for start in range(0, max(1, len(targets_N)), chunk_rows):  # once without rows too: zero, with zero gradients
+        logits_NV = head(hidden_ND[start : start + chunk_rows]).to(total.dtype)
+        if softcap is not None:
+            logits_NV = torch.tanh(logits_NV / softcap) * softcap
+        part = F.cross_entropy(logits_NV, targets_N[start : start + chunk_rows], reduction="sum", ignore_index=IGNORE)
         total = total + part
     return total
 
 
 class _FrozenHead(torch.autograd.Function):
-    """Loss and the gradient of the hidden states in one pass: d loss / d logits = softmax - one-hot."""
+    """Losses and the gradient of the hidden states in one pass. A row's loss depends on that row alone, so that its
+    gradient is made in the forward and multiplied by what comes in."""
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_ND: torch.Tensor, weight_VD: torch.Tensor, bias_V: torch.Tensor | None, targets_N: torch.Tensor
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        weight_VD: torch.Tensor,
+        targets_N: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        softcap: float | None,
+        chunk_rows: int,
     ) -> torch.Tensor:
-        wide = _wide(hidden_ND.dtype)
-        total = hidden_ND.new_zeros((), dtype=wide)
-        grad_ND = torch.empty_like(hidden_ND)
-        for start in range(0, len(targets_N), CHUNK_ROWS):
-            part = slice(start, start + CHUNK_ROWS)
-            logits_NV = F.linear(hidden_ND[part].to(weight_VD.dtype), weight_VD, bias_V).to(wide)
-            lse_N1 = logits_NV.logsumexp(-1, keepdim=True)
-            target_N1 = targets_N[part, None]
-            total += (lse_N1 - logits_NV.gather(1, target_N1)).sum()
-            logits_NV = logits_NV.sub_(lse_N1).exp_()
-            logits_NV.scatter_add_(1, target_N1, torch.full_like(lse_N1, -1))
-            grad_ND[part] = (logits_NV.to(weight_VD.dtype) @ weight_VD).to(grad_ND.dtype)
+        grad_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
+        loss_N = _chunk_losses(hidden_ND, weight_VD, targets_N, bias_V, softcap, chunk_rows, grad_ND)
         ctx.save_for_backward(grad_ND)
-        return total
+        return loss_N
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None, None, None]:
         (grad_ND,) = ctx.saved_tensors
-        return grad_ND * grads[0].to(grad_ND.dtype), None, None, None
-
-
-def _wide(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
+        return (grad_ND * grads[0][:, None]).to(grad_ND.dtype), None, None, None, None, None

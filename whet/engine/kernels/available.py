@@ -1,0 +1,41 @@
+"""Whether Triton's kernels can run here: asked once, before the first kernel."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+
+import torch
+
+OLDEST = (7, 0)  # compute capability: Triton compiles for Volta and later
+
+
+@functools.cache
+def triton_problem() -> str:
+    """Why Triton's kernels cannot run on this machine, in plain words; "" if they can.
+
+    A small kernel is compiled and run: Triton may be installed and yet find no C compiler for its launcher.
+    """
+    if not torch.cuda.is_available():
+        return "there is no CUDA device"
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
+    if torch.cuda.get_device_capability() < OLDEST:
+        return "the GPU is too old for Triton"
+    from whet.engine.kernels import probe_triton
+
+    try:
+        probe_triton.run()
+    except Exception as error:  # whatever the compiler, the linker or the driver say
+        return f"Triton's kernels do not run: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+    return ""
+
+
+def uses_triton(tensor: torch.Tensor) -> bool:
+    """Whether an operation on this tensor goes to its Triton kernel; float64 goes to the plain twin everywhere."""
+    return tensor.is_cuda and tensor.dtype != torch.float64 and not triton_problem()
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype that a twin computes in: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32

@@ -1,0 +1,78 @@
+# mypy: ignore-errors
+"""The Triton kernel of cross_entropy.py, which imports this file when a GPU tensor comes. The twin there specifies it.
+
+One H200, 128,256 columns: 3,480 GB/s over three passes (two reads, one write; a copy reaches 4,260).
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+_COLUMNS, _WARPS = 8192, 16  # columns of one step
+
+
+@triton.jit
+def _capped(x, softcap, CAPPED: tl.constexpr):
+    """x as float32, capped. tanh(a) = 1 - 2 / (exp(2a) + 1): right at both infinities."""
+    z = x.to(tl.float32)
+    if CAPPED:
+        z = softcap * (1 - 2 / (tl.exp(2 * z / softcap) + 1))
+    return z
+
+
+@triton.jit
+def _rows(
+    Z, TARGET, LOSS, SCALE, ld, V, softcap, scale,
+    CAPPED: tl.constexpr, SCALES: tl.constexpr, GRADIENT: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    """One row. The target's logit is read before the first pass: its reductions stand between that and the writes."""
+    row = tl.program_id(0).to(tl.int64)
+    Z += row * ld
+    target = tl.load(TARGET + row)
+    right = _capped(tl.load(Z + target, mask=(target >= 0) & (target < V), other=float("nan")), softcap, CAPPED)
+    top = -1e30  # finite: exp(top - top) is 1 also where a whole step is -inf
+    total = 0.0
+    for start in range(0, V, COLUMNS):
+        column = start + tl.arange(0, COLUMNS)
+        z = _capped(tl.load(Z + column, mask=column < V, other=0.0), softcap, CAPPED)
+        z = tl.where(column < V, z, -float("inf"))
+        new = tl.maximum(top, tl.max(z, 0))
+        total = total * tl.exp(top - new) + tl.sum(tl.exp(z - new), 0)
+        top = new
+    lse = top + tl.log(total)
+    tl.store(LOSS + row, tl.where(target < 0, 0.0, lse - right))
+    if GRADIENT:
+        if SCALES:
+            scale = tl.load(SCALE + row).to(tl.float32)
+        for start in range(0, V, COLUMNS):
+            column = start + tl.arange(0, COLUMNS)
+            z = _capped(tl.load(Z + column, mask=column < V, other=0.0), softcap, CAPPED)
+            gradient = (tl.exp(z - lse) - tl.where(column == target, 1.0, 0.0)) * scale
+            if CAPPED:
+                gradient *= 1 - (z / softcap) * (z / softcap)
+            gradient = tl.where(target < 0, 0.0, gradient)
+            tl.store(Z + column, gradient.to(Z.dtype.element_ty), mask=column < V)
+
+
+def rows(
+    logits_NV: torch.Tensor,
+    targets_N: torch.Tensor,
+    softcap: float | None,
+    scale: float | torch.Tensor | None,
+    gradient: bool,
+) -> torch.Tensor:
+    """See ``cross_entropy_rows_``."""
+    N, V = logits_NV.shape
+    loss_N = torch.empty(N, dtype=torch.float32, device=logits_NV.device)
+    if N == 0:
+        return loss_N
+    scales = isinstance(scale, torch.Tensor)
+    _rows[(N,)](
+        logits_NV, targets_N.contiguous(), loss_N, scale.contiguous() if scales else loss_N, logits_NV.stride(0), V,
+        1.0 if softcap is None else float(softcap), 1.0 if scale is None or scales else float(scale),
+        CAPPED=softcap is not None, SCALES=scales, GRADIENT=gradient,
+        COLUMNS=min(_COLUMNS, triton.next_power_of_2(V)), num_warps=_WARPS,
+    )  # fmt: skip
+    return loss_N
