@@ -1,0 +1,127 @@
+"""The engine: a second forward over a model's own parameters.
+
+The model stays what it is, and its own forward keeps working; the engine holds references to its weights, computes the
+loss of a packed batch with one autograd function for each layer, and leaves the gradients at PEFT's own parameters.
+
+B rows of S tokens, T = B S, D hidden size, V vocabulary, N positions that predict a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from whet.engine.attention import documents_of
+from whet.engine.kernels.norm import rms_norm, rms_norm_backward
+from whet.engine.layer import Batch, Layer, LayerFunction, Policy
+from whet.engine.lora import base_of, lora_of
+from whet.engine.loss import IGNORE, head_loss, module_loss
+from whet.engine.quantised import read_nf4
+from whet.engine.read import read_model
+from whet.engine.spec import GROUPS, LayerParts, ModelSpec, Unsupported
+from whet.engine.weights import Group
+
+
+class Engine:
+    """Loss and gradients of one model.
+
+    Args:
+        spec: from ``read_model``.
+        policies: what each layer keeps for its backward; one for all, or one for each.
+    """
+
+    def __init__(self, spec: ModelSpec, policies: Policy | Sequence[Policy] = "none") -> None:
+        self.spec = spec
+        shared: dict[Any, Any] = {}
+        dtype = base_of(spec.embed).weight.dtype
+        self.layers = [
+            Layer(numbers, parts, *(_group(parts, name, dtype, shared) for name in GROUPS))
+            for numbers, parts in spec.layers
+        ]
+        self.policies: list[Policy] = [policies] * len(self.layers) if isinstance(policies, str) else list(policies)
+        self._parameters = [parameter for layer in self.layers for parameter in layer.parameters]
+        self._seen = self._versions()
+
+    @classmethod
+    def attach(cls, model: Any, policies: Policy | Sequence[Policy] = "none") -> Engine | Unsupported:
+        """An engine for a loaded model, plain or with PEFT's adapters; or why there is none."""
+        spec = read_model(model)
+        return spec if isinstance(spec, Unsupported) else cls(spec, policies)
+
+    def loss_sum(
+        self, input_ids_BS: torch.Tensor, position_ids_BS: torch.Tensor, labels_BS: torch.Tensor
+    ) -> torch.Tensor:
+        """Sum of the cross-entropy, in nats, over all positions whose next token has a label.
+
+        Args:
+            position_ids_BS: restart at 0 where a document begins; documents do not see each other.
+            labels_BS: not shifted; IGNORE where nothing is trained.
+        """
+        targets_T = F.pad(labels_BS[:, 1:], (0, 1), value=IGNORE).flatten()
+        rows_N = (targets_T != IGNORE).nonzero().squeeze(1)
+        targets_N = targets_T.index_select(0, rows_N)
+        with torch.autocast(input_ids_BS.device.type, enabled=False):
+            hidden_ND = self.hidden(input_ids_BS, position_ids_BS, rows_N)
+            return self._head_loss(hidden_ND, targets_N)
+
+    def hidden(
+        self, input_ids_BS: torch.Tensor, position_ids_BS: torch.Tensor, rows_N: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Last hidden states after the final norm, of the positions ``rows_N`` among all T; None: of all."""
+        self.refresh()
+        spec = self.spec
+        x_TD = spec.embed(input_ids_BS).flatten(0, 1)
+        batch = Batch(documents_of(position_ids_BS), spec.rotary(position_ids_BS, x_TD.dtype))
+        grad = torch.is_grad_enabled()
+        for number, (layer, policy) in enumerate(zip(self.layers, self.policies, strict=True)):
+            last = number == len(self.layers) - 1
+            x_TD = LayerFunction.apply(
+                x_TD, layer, batch, policy if grad else "full", rows_N if last else None, *layer.parameters
+            )
+        return FinalNorm.apply(x_TD, spec.final_norm, spec.final_norm_eps, spec.final_norm_offset)
+
+    def refresh(self) -> None:
+        """Take over adapter weights that an optimizer, or a loaded checkpoint, has changed."""
+        versions = self._versions()
+        if versions != self._seen:
+            for layer in self.layers:
+                for group in layer.groups:
+                    group.refresh()
+            self._seen = versions
+
+    def _versions(self) -> list[tuple[int, int]]:
+        return [(parameter.data_ptr(), parameter._version) for parameter in self._parameters]
+
+    def _head_loss(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+        head, cap = self.spec.head, self.spec.logit_softcap
+        base = base_of(head)
+        frozen = type(base) is torch.nn.Linear and base is head and not base.weight.requires_grad
+        if frozen and lora_of(head) is None:
+            return head_loss(hidden_ND, base.weight, targets_N, bias=base.bias, softcap=cap)
+        return module_loss(hidden_ND, head, targets_N, softcap=cap)
+
+
+def _group(parts: LayerParts, name: str, dtype: torch.dtype, shared: dict[Any, Any]) -> Group:
+    """NF4 where the model holds its weights so, else dense."""
+    modules = parts.groups[name]
+    packed = not isinstance(read_nf4(base_of(modules[0])), str)
+    return Group(modules, dtype, "nf4" if packed else "dense", shared)
+
+
+class FinalNorm(torch.autograd.Function):
+    """RMSNorm with a frozen weight."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float, offset: int) -> torch.Tensor:
+        y_ND, rstd_N = rms_norm(x_ND, weight_D, eps, offset)
+        ctx.save_for_backward(x_ND, weight_D, rstd_N)
+        ctx.offset = offset
+        return y_ND
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        x_ND, weight_D, rstd_N = ctx.saved_tensors
+        return rms_norm_backward(grads[0], x_ND, weight_D, rstd_N, ctx.offset), None, None, None
