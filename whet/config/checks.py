@@ -34,6 +34,9 @@ def advice(config: RunConfig) -> Iterator[Remark]:
     if unused:
         text = f"adapter is not set: this is full fine-tuning, and {', '.join(unused)} have no effect"
         yield Remark("warning", text, "adapter")
+    if config.max_memory is not None:
+        text = "adapter is not set: max_memory has no effect, memory is planned for LoRA and QLoRA"
+        yield Remark("warning", text, "max_memory")
     if config.learning_rate > HIGH_FULL_RATE and config.base_model != STARTER:
         text = f"learning_rate {config.learning_rate:g} is high for full fine-tuning of a trained model"
         yield Remark("warning", text, "learning_rate")

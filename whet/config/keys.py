@@ -14,6 +14,7 @@ from whet.config.chat_templates import SPELLINGS
 from whet.config.dataset_keys import DatasetConfig
 from whet.config.names import OPTIMIZERS, SCHEDULERS
 from whet.config.nearest import did_you_mean
+from whet.config.sizes import Size
 from whet.config.types import Bool, BoolOrAuto, Checkpointing, Float, Int, Names, Text, wrong
 
 STARTER = "starter"  # the model that ships inside whet; wins over a folder of that name
@@ -117,6 +118,9 @@ class RunConfig(BaseModel):
     bf16: BoolOrAuto = Field("auto", description="bfloat16 arithmetic; auto: where the device has it")
     fp16: Bool = Field(False, description="float16 arithmetic (GPU only)")
     gradient_checkpointing: Checkpointing = Field(False, description="compute activations again to save memory")
+    max_memory: Size | None = Field(
+        None, description="GPU memory that training may take, such as 16GiB; unset: what is free"
+    )
     seed: Int = Field(3407, ge=0, description="seed of shuffling, adapters and dropout")
 
     # output

@@ -126,7 +126,7 @@ _NOT_YET_PLAIN = """
     eval_max_new_tokens eval_table_size excess_token_handling fix_untrained_tokens fp8 fp8_* gpu_memory_limit
     gptq gptq_* gradio_* greater_is_better hf_use_auth_token hub_* image_* jagged_restart_* lisa_*
     load_best_model_at_end local_rank loraplus_* lora_fan_in_fan_out lora_model_dir lora_target_parameters
-    loss_watchdog_* lr_div_factor lr_groups lr_quadratic_warmup max_memory max_prompt_len
+    loss_watchdog_* lr_div_factor lr_groups lr_quadratic_warmup max_prompt_len
     mean_resizing_embeddings merge_lora metric_for_best_model min_sample_len model_quantization_config*
     neftune_noise_alpha optim_args optim_target_modules peft peft_* pose_* pretrain_* pretraining_*
     processor_type profiler_* push_dataset_to_hub qat qlora_sharded_model_loading quantization relora*

@@ -1,0 +1,269 @@
+"""How many bytes a training step takes, counted tensor by tensor.
+
+**Kept for the backward**, elements for each token and layer (``layer.py`` keeps these; D hidden, H/G query/key heads of
+width E, F MLP width, R adapter columns of a group, padded):
+
+    policy      tensors                                        Llama-3-8B, r = 16, bytes
+                                                               without padding     padded to 64
+    full        x D                                                        8,192          8,192
+    mlp         + r1 1, P1 R, qkv (H+2G)E, o HE, lse H,
+                  x2 D, Po R, r2 1                                        37,128         37,256
+    none        + gu 2F + R, P2 R, Pd R                                   94,632         94,984
+
+Without padding R is 48, 16, 32, 16; the often quoted 94,568 for ``none`` leaves out gu's 32 spare columns (64 bytes),
+into which the backward writes. A GPU pads each group to 64 columns, one tile of a bfloat16 product; the last column of
+figures is what was measured on one. r1, r2 and lse are float32. With norms on the outputs (Gemma 2, 3) every policy
+keeps m D, rm 1 (the output of the down projection is never made again), all but ``full`` a D, ra 1 too; with norms on
+heads (Qwen3, Gemma 3) rq H, rk G.
+
+**Working space**: ``_forward`` and ``_backward`` list in order what a layer allocates and frees. With Llama's shape the
+highest point of a backward is between ``dh`` and the end of gate_up's part: n2, gu, dm, dh, and dy; where ``full`` made
+the attention again, its tensors too.
+
+**Phases**: the forward of layer i stands on what the layers before it kept; the loss on what all kept; the backward of
+layer i on what layers 0..i kept, so the last layers' activations are gone when the first layers need room.
+In the last layer everything after attention is computed for labelled tokens only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import groupby
+from typing import NamedTuple
+
+from whet.engine.shape import Shape
+from whet.engine.spec import GROUPS, GroupName
+
+POLICIES = ("none", "mlp", "full")  # of layer.py, the most memory first
+MLP_INPUTS = frozenset({"gu", "P2", "Pd"})
+CUBLAS_WORKSPACE = 32 * 2**20  # torch's default for a Hopper GPU; it lies in torch's allocator
+NF4_BLOCK, NF4_GROUP = 64, 256  # weights with one 8-bit scale, scales with one float32 scale
+WIDE = 4  # bytes of float32
+
+
+class Work(NamedTuple):
+    """The micro-batch that memory is planned for, and a step of such.
+
+    Attributes:
+        tokens: of one micro-batch, padding included.
+        labelled: positions of it that predict a label.
+        squares: sum over its documents of length squared, for attention's time.
+        micro_batches: forward passes in an optimizer step.
+        equal: all documents have one length, so that attention runs on one dense batch.
+    """
+
+    tokens: int
+    labelled: int
+    squares: float
+    micro_batches: int = 1
+    equal: bool = False
+
+
+class LayerBytes(NamedTuple):
+    """Of one layer: kept between forward and backward (its input included), and the highest points of both, counted
+    from an empty memory (the forward's without x, the backward's without what is kept; dy included)."""
+
+    kept: int
+    forward: int
+    backward: int
+
+
+def weight_bytes(shape: Shape) -> int:
+    """Of one layer's frozen weights as the model holds them: dense inside the augmented buffers, or packed NF4."""
+    if shape.storage == "dense":
+        return buffer_bytes(shape)
+    return sum(_packed(outputs * shape.size(group)[1]) for group in GROUPS for outputs in shape.widths(group))
+
+
+def buffer_bytes(shape: Shape) -> int:
+    """Of one layer's augmented buffers, (N + R)(K + R) for each group."""
+    return sum(_buffer(shape, group) for group in GROUPS)
+
+
+def fixed_bytes(shape: Shape, tokens: int, resident: int = 0) -> dict[str, int]:
+    """What stays in memory during the whole step, by name.
+
+    Args:
+        tokens: of a micro-batch.
+        resident: layers of NF4 weights of which a dense copy is kept.
+    """
+    elements = shape.layers * shape.layer_adapters
+    table = shape.vocab * shape.hidden * shape.width
+    nf4 = shape.storage == "nf4"
+    operands = sum(shape.columns(group) * sum(shape.size(group)) for group in GROUPS) * shape.width
+    biases = shape.size("qkv")[0] * shape.width * 2 if shape.bias else 0  # the module's and the group's
+    return {
+        "weights": shape.layers * (weight_bytes(shape) + shape.norms * shape.width + biases) + shape.hidden * 2,
+        "embedding and head": table if shape.tied else 2 * table,
+        "adapters": elements * WIDE,
+        "gradients": elements * WIDE,
+        "moments": 2 * elements * WIDE,
+        "adapter operands": shape.layers * operands if nf4 else 0,
+        "shared buffers": _shared(shape) if nf4 and resident < shape.layers else 0,
+        "resident layers": resident * buffer_bytes(shape) if nf4 else 0,
+        "batch": tokens * (shape.head_dim * shape.width + 5 * 8),  # cosines and sines; ids, labels, positions, targets
+        "workspace": CUBLAS_WORKSPACE if shape.width == 2 else 0,
+    }
+
+
+@lru_cache(maxsize=256)
+def layer_bytes(shape: Shape, policy: str, tokens: int, selected: int | None = None) -> LayerBytes:
+    """A layer's activations under a policy.
+
+    Args:
+        selected: tokens whose output is wanted; fewer than ``tokens`` in the last layer only. None: all.
+    """
+    rows = tokens if selected is None else selected
+    sizes = _sizes(shape, tokens, rows)
+    held = kept_names(shape, policy, all_rows=rows == tokens)
+    kept = sum(sizes[name] for name in held)
+    forward = _highest(_forward(shape, rows == tokens), sizes)
+    backward = _highest(_backward(shape, held, rows == tokens), sizes) + sizes["y"]
+    return LayerBytes(kept, forward, backward + shape.layer_adapters * WIDE)
+
+
+def kept_names(shape: Shape, policy: str, all_rows: bool = True) -> list[str]:
+    """The tensors that a policy keeps."""
+    if policy not in POLICIES:
+        raise ValueError(f"policy {policy!r}; known: {', '.join(POLICIES)}")
+    output = ["m", "rm"] if shape.post_norms else []
+    if policy == "full":
+        return ["x", *output]
+    names = ["x", "r1", "P1", "qkv", "o", "lse", "x2", "Po", "r2", *output]
+    names += ["a", "ra"] if shape.post_norms else []
+    names += ["rq"] if shape.qk_norm else []
+    names += [] if all_rows else ["o_rows"]
+    return names + (sorted(MLP_INPUTS) if policy == "none" else [])
+
+
+def kept_per_token(shape: Shape, policy: str) -> int:
+    """Bytes for each token and layer: the table above."""
+    sizes = _sizes(shape, 1, 1)
+    return sum(sizes[name] for name in kept_names(shape, policy))
+
+
+def activation_peak(shape: Shape, work: Work, policies: Sequence[str], chunk_rows: int) -> int:
+    """The highest point of a micro-batch above ``fixed_bytes``.
+
+    Args:
+        policies: one for each layer, the first layer's first.
+        chunk_rows: rows of logits that exist at once.
+    """
+    runs = [(policy, len(list(group))) for policy, group in groupby(policies[:-1])]
+    x = work.tokens * shape.hidden * shape.width
+    below = highest = 0
+    for policy, count in runs:  # in a run of equal layers the last one stands highest
+        one = layer_bytes(shape, policy, work.tokens)
+        below += count * one.kept
+        highest = max(highest, below - one.kept + x + one.forward, below + one.backward)
+    last = layer_bytes(shape, policies[-1], work.tokens, work.labelled)
+    highest = max(highest, below + x + last.forward, below + last.kept + last.backward)
+    return max(highest, below + last.kept + _loss(shape, work.labelled, chunk_rows))
+
+
+# --- pieces ---
+
+
+def _loss(shape: Shape, rows: int, chunk_rows: int) -> int:
+    """Last hidden states before and after the norm, the gradient made in the forward, one chunk of logits."""
+    return rows * (3 * shape.hidden * shape.width + WIDE) + min(rows, chunk_rows) * shape.vocab * shape.width
+
+
+def _sizes(shape: Shape, tokens: int, rows: int) -> dict[str, int]:
+    """Bytes of every tensor that a layer makes; those behind attention have a row for each selected token."""
+    width, hidden, attended, keys = shape.width, shape.hidden, shape.attended, shape.keys
+    r_qkv, r_o, r_gate_up, r_down = (shape.columns(group) for group in GROUPS)
+    both = attended + keys
+    of_all = {
+        "x": hidden * width,
+        "n1": (hidden + r_qkv) * width,
+        "r1": WIDE,
+        "P1": r_qkv * width,
+        "qkv": (both + keys) * width,
+        "qk": both * width,
+        "rq": (shape.heads + shape.kv_heads) * WIDE,
+        "o": attended * width,
+        "lse": shape.heads * WIDE,
+        "do_all": attended * width,
+        "dqkv": (both + keys + r_qkv) * width,
+        "dq": (both + keys) * width,
+        # FlashAttention-2's backward sums dq in float32, and dk and dv for each query head before they are added up.
+        "attention": attended * WIDE + 2 * attended * width + shape.heads * WIDE,
+        "n1_again": hidden * width,
+        "dn1": hidden * width,
+        "dx2_all": hidden * width,
+        "dx": hidden * width,
+    }
+    of_selected = {
+        "o_rows": attended * width,
+        "oa": (attended + r_o) * width,
+        "Po": r_o * width,
+        "n2": (hidden + r_gate_up) * width,
+        "gu": (2 * shape.mlp + r_gate_up) * width,
+        "P2": r_gate_up * width,
+        "h": (shape.mlp + r_down) * width,
+        "Pd": r_down * width,
+        "dm": (hidden + r_down) * width,
+        "dh": shape.mlp * width,
+        "da": (hidden + r_o) * width,
+        "do": attended * width,
+    }
+    of_selected |= dict.fromkeys(("x2", "a", "m", "y", "dn2", "dx2"), hidden * width)
+    of_selected |= dict.fromkeys(("r2", "ra", "rm"), WIDE)
+    return {name: size * tokens for name, size in of_all.items()} | {
+        name: size * rows for name, size in of_selected.items()
+    }
+
+
+def _attend(shape: Shape) -> str:
+    heads = ("+qk +rq", "-qk") if shape.qk_norm else ("", "")
+    return f"+n1 +r1 +qkv +P1 -n1 {heads[0]} +o +lse {heads[1]}"
+
+
+def _add(shape: Shape, all_rows: bool) -> str:
+    norm = "+a +ra" if shape.post_norms else ""
+    return f"{'' if all_rows else '+o_rows'} +oa {norm} +x2 +Po -oa"
+
+
+def _forward(shape: Shape, all_rows: bool) -> str:
+    """What ``layer_forward`` allocates (+) and frees (-), in order."""
+    norm = "+m +rm" if shape.post_norms else ""
+    return f"{_attend(shape)} {_add(shape, all_rows)} +n2 +r2 +gu +P2 +h -n2 {norm} +y +Pd -h"
+
+
+def _backward(shape: Shape, held: Sequence[str], all_rows: bool) -> str:
+    """What ``layer_backward`` allocates (+) and frees (-), in order."""
+    again = "" if "qkv" in held else f"{_attend(shape)} {_add(shape, all_rows)}"
+    inputs, pd = ("", "") if "gu" in held else ("+gu +P2", "+Pd")
+    mlp = f"+n2 {inputs} +dm +dh {pd} -dh +dn2 +dx2 -gu -P2 -Pd -n2 -dm -dn2"
+    heads = ("+qk", "-qk") if shape.qk_norm else ("", "")
+    spread = ("", "") if all_rows else ("+do_all", "+dx2_all")
+    attention = f"{spread[0]} +dqkv {heads[0]} +dq +attention -attention -dq {heads[1]}"
+    return f"{again} {mlp} +da +do -da {attention} +n1_again +dn1 {spread[1]} +dx"
+
+
+def _highest(steps: str, sizes: dict[str, int]) -> int:
+    """The highest sum on the way."""
+    now = highest = 0
+    for step in steps.split():
+        now += sizes[step[1:]] if step[0] == "+" else -sizes[step[1:]]
+        highest = max(highest, now)
+    return highest
+
+
+def _buffer(shape: Shape, group: GroupName) -> int:
+    outputs, inputs = shape.size(group)
+    columns = shape.columns(group)
+    return (outputs + columns) * (inputs + columns) * shape.width
+
+
+def _shared(shape: Shape) -> int:
+    """One dense buffer for each group shape that occurs."""
+    return sum({(*shape.size(group), shape.columns(group)): _buffer(shape, group) for group in GROUPS}.values())
+
+
+def _packed(elements: int) -> int:
+    """Half a byte an element; 8-bit scales of 64, float32 scales of 256 of those; two code tables and an offset."""
+    blocks = -(-elements // NF4_BLOCK)
+    return -(-elements // 2) + blocks + WIDE * (-(-blocks // NF4_GROUP) + 256 + 16 + 1)
