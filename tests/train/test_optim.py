@@ -90,6 +90,19 @@ def test_no_step_without_any_gradient() -> None:
     assert torch.equal(pair.flats.flat.values, before)
 
 
+def test_updates_count_as_changes_in_place() -> None:
+    """The engine renews its copies of adapters whose version has grown; autograd refuses what it saved before."""
+    pair = Pair()
+    before = [p._version for p in pair.owned]
+    pair.step(without=(2,))
+    assert [p._version > old for p, old in zip(pair.owned, before, strict=True)] == [True, True, False, True, True]
+    weight = pair.owned[0]
+    loss = (weight**2).sum()
+    pair.step()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 def test_zero_grad_keeps_the_views() -> None:
     pair = Pair()
     pair.step()

@@ -101,6 +101,8 @@ class FlatAdamW(torch.optim.Optimizer):
         for group, runs in zip(self.param_groups, self._runs, strict=True):
             for first, last in runs:
                 self._update(group, first, last)
+                # as an update in place would: autograd, and whoever keeps copies of adapters, look at the versions
+                torch.autograd.graph.increment_version(self.flat.parameters[first:last])
         return loss
 
     def _update(self, group: dict[str, Any], first: int, last: int) -> None:
