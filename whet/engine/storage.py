@@ -14,6 +14,9 @@ from typing import Any, Literal, Protocol
 
 import torch
 
+from whet.engine.kernels.nf4 import Nf4Weight, dequantise_nf4
+from whet.engine.quantised import read_nf4
+
 StorageName = Literal["dense", "nf4"]
 Shape = tuple[int, int, int]  # N, K, R
 
@@ -51,10 +54,11 @@ class Storage(Protocol):
 class Dense:
     """The weights in a buffer of the group, and the modules' weights made views of it, so that they are held once.
 
-    A module keeps working as before: its weight is a strided view with the same values, and merging an adapter into it
-    changes the buffer too. It stays as it is, and is held twice, where its weight has another dtype or device, or is
-    used by more than this module in another shape. Moving the model to another device gives the modules weights of
-    their own again. safetensors wants contiguous tensors: ``release`` first, or save ``tensor.contiguous()``.
+    A module keeps working: its weight is a strided view with the same values; its forward, ``state_dict``,
+    ``torch.save``, copies, and PEFT's saving and merging work as before (merging changes the buffer too). A weight
+    stays as it is, and is held twice, where it has another dtype or is trained. Two things are different until
+    ``release``: transformers' ``save_pretrained`` of all weights refuses strided ones; moving or casting the model
+    gives the modules weights of their own, which the buffer does not follow.
     """
 
     def __init__(self, bases: Sequence[Any], shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
@@ -95,8 +99,9 @@ class Dense:
         start, size = self._buffer.untyped_storage().data_ptr(), self._buffer.untyped_storage().nbytes()
         for weight in self._borrowed:
             if start <= weight.data_ptr() < start + size:
-                weight.data = weight.data.contiguous()
+                weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         self._borrowed = []
+        self._buffer = self.a_RK = self.b_NR = self._buffer.new_empty(0, 0)
 
 
 @dataclass
@@ -125,16 +130,15 @@ class Nf4:
         *,
         resident: bool = False,
     ) -> None:
-        from whet.engine.quantised import read_nf4
-
-        self._weights: list[Any] = []
+        self._weights: list[Nf4Weight] = []
         for base in bases:
             weight = read_nf4(base)
             if isinstance(weight, str):
                 raise ValueError(weight)
             self._weights.append(weight)
         self._widths = [int(base.out_features) for base in bases]
-        self._packed = sum(base.weight.numel() * base.weight.element_size() for base in bases)
+        tensors = [tensor for weight in self._weights for tensor in weight.tensors()]
+        self._packed = sum(tensor.numel() * tensor.element_size() for tensor in tensors)
         n_rows, n_columns, n_lora = self._shape = shape
         self.a_RK = torch.zeros(n_lora, n_columns, dtype=dtype, device=device)
         self.b_NR = torch.zeros(n_rows, n_lora, dtype=dtype, device=device)
@@ -154,8 +158,6 @@ class Nf4:
         n_rows, n_columns, _ = self._shape
         buffer = self._holder.buffer
         if self._holder.owner is not self:
-            from whet.engine.kernels.nf4 import dequantise_nf4
-
             row = 0
             for weight, width in zip(self._weights, self._widths, strict=True):
                 dequantise_nf4(weight, buffer[row : row + width, :n_columns])
@@ -176,7 +178,7 @@ class Nf4:
         return _bytes(**{name: self.buffer}) | {"operands": sum(operands.values()), "packed": self._packed}
 
     def release(self) -> None:
-        pass
+        self._weights = []
 
 
 def _bytes(**tensors: torch.Tensor) -> dict[str, int]:

@@ -1,0 +1,285 @@
+"""Attention of packed documents against a float64 reference, the choice of kernels, and the glue around the GPU's ones.
+
+The GPU kernels are replaced by a stand-in on the CPU here; tests/engine/test_attention_gpu.py runs them.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from whet.engine import attention as module
+from whet.engine import attention_cuda, attention_plain
+from whet.engine.attention import Documents, attention, attention_backward, documents_of
+from whet.engine.attention_choice import Shape, bucket, choose
+from whet.engine.documents import Scores
+
+E, SCALE = 8, 0.4
+LENGTHS = (5, 1, 33, 70, 2)
+VARIANTS = [
+    Scores(SCALE),
+    Scores(SCALE, softcap=3.0),
+    Scores(SCALE, window=9),
+    Scores(SCALE, 3.0, 2),
+    Scores(0.1, None, 99),
+]
+
+
+def reference(heads: list[torch.Tensor], lengths: tuple[int, ...], scores: Scores) -> torch.Tensor:
+    """The definition, by autograd."""
+    q, k, v = heads
+    k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
+    row = torch.arange(sum(lengths))
+    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
+    seen = (document[:, None] == document) & (row[:, None] >= row)
+    if scores.window is not None:
+        seen &= row[:, None] - row < scores.window
+    s = torch.einsum("qhe,khe->hqk", q, k) * scores.scale
+    if scores.softcap is not None:
+        s = scores.softcap * torch.tanh(s / scores.softcap)
+    p = s.masked_fill(~seen, float("-inf")).softmax(-1)
+    return torch.einsum("hqk,khe->qhe", p, v)
+
+
+def heads_of(
+    tokens: int, heads: int, groups: int, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> list[torch.Tensor]:
+    """q, k, v as strided views of one wider buffer."""
+    torch.manual_seed(seed)
+    rows = torch.randn(tokens, (heads + 2 * groups) * E + 5, dtype=torch.float64).to(dtype)[:, 2:-3]
+    return list(rows.unflatten(1, (-1, E)).split([heads, groups, groups], 1))
+
+
+def both(heads: list[torch.Tensor], do: torch.Tensor, lengths: tuple[int, ...], scores: Scores, **extra: Any) -> list:
+    documents = Documents.of(lengths)
+    o, saved = attention(*heads, documents, **scores._asdict())
+    assert all(isinstance(t, torch.Tensor) for t in saved)
+    return [o, *attention_backward(do, *heads, o, saved, documents, **scores._asdict(), **extra)]
+
+
+def wanted(heads: list[torch.Tensor], do: torch.Tensor, lengths: tuple[int, ...], scores: Scores) -> list[torch.Tensor]:
+    exact = [t.double().detach().requires_grad_() for t in heads]
+    o = reference(exact, lengths, scores)
+    return [o.detach(), *torch.autograd.grad(o, exact, do.double())]
+
+
+def off(got: list[torch.Tensor], want: list[torch.Tensor]) -> float:
+    return max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(got, want, strict=True))
+
+
+@pytest.mark.parametrize("scores", VARIANTS, ids=str)
+@pytest.mark.parametrize(("heads", "groups"), [(6, 2), (3, 3), (4, 1)])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float64, 1e-13), (torch.float32, 2e-6), (torch.bfloat16, 5e-3)])
+def test_is_the_definition(scores, heads, groups, dtype, bound):
+    qkv = heads_of(sum(LENGTHS), heads, groups, dtype)
+    do = torch.randn(sum(LENGTHS), heads, E).to(dtype)
+    got = both(qkv, do, LENGTHS, scores)
+    assert [t.dtype for t in got] == [dtype] * 4
+    assert [t.shape for t in got] == [do.shape, *(t.shape for t in qkv)]
+    assert off(got, wanted(qkv, do, LENGTHS, scores)) < bound
+
+
+@pytest.mark.parametrize("scores", VARIANTS, ids=str)
+@pytest.mark.parametrize("block", [1, 200, 1 << 24])
+def test_blocks_of_rows_do_not_matter(scores, block, monkeypatch):
+    monkeypatch.setattr(attention_plain, "BLOCK_SCORES", block)
+    monkeypatch.setattr(attention_plain, "_has_flash", lambda *_: False)
+    qkv, do = heads_of(53, 6, 2), torch.randn(53, 6, E, dtype=torch.float64)
+    assert off(both(qkv, do, (20, 33), scores), wanted(qkv, do, (20, 33), scores)) < 1e-13
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("scores", VARIANTS, ids=str)
+def test_documents_never_see_each_other(scores, dtype):
+    qkv, other = heads_of(sum(LENGTHS), 4, 2, dtype), heads_of(sum(LENGTHS), 4, 2, dtype, seed=1)
+    do, changed = torch.randn(sum(LENGTHS), 4, E).to(dtype), slice(6, 39)
+    before = both(qkv, do, LENGTHS, scores)
+    for t, new in zip(qkv, other, strict=True):
+        t[changed] = new[changed]
+    do[changed] = -3
+    after = both(qkv, do, LENGTHS, scores)
+    for a, b in zip(before, after, strict=True):
+        assert torch.equal(a[:6], b[:6]) and torch.equal(a[39:], b[39:])
+        assert not torch.equal(a[changed], b[changed])
+
+
+def test_gradients_go_where_they_are_wanted():
+    qkv, do = heads_of(sum(LENGTHS), 4, 2), torch.randn(sum(LENGTHS), 4, E, dtype=torch.float64)
+    want = both(qkv, do, LENGTHS, Scores(SCALE))[1:]
+    rows = torch.full((sum(LENGTHS), 8 * E + 3), float("nan"), dtype=torch.float64)
+    out = rows[:, 3:].unflatten(1, (-1, E)).split([4, 2, 2], 1)
+    got = both(qkv, do, LENGTHS, Scores(SCALE), out=out)[1:]
+    for a, b, c in zip(got, want, out, strict=True):
+        assert torch.equal(a, b) and a.data_ptr() == c.data_ptr()
+
+
+def test_wrong_shapes_are_named():
+    qkv = heads_of(10, 4, 2)
+    with pytest.raises(ValueError, match="9 tokens"):
+        attention(*qkv, Documents.of((4, 5)), scale=1.0)
+    with pytest.raises(ValueError, match="multiple"):
+        attention(qkv[0][:, :3], *qkv[1:], Documents.of((4, 6)), scale=1.0)
+
+
+# ------------------------------------------------------------------------------------------------------ documents
+
+
+def test_documents_are_read_from_positions():
+    positions = torch.tensor([[0, 1, 2, 0, 1, 0], [0, 1, 2, 3, 4, 5], [3, 4, 0, 0, 0, 1]])
+    documents = documents_of(positions)
+    assert documents.lengths == (3, 2, 1, 6, 2, 1, 1, 2)
+    assert documents.cu.tolist() == [0, 3, 5, 6, 12, 14, 15, 16, 18] and documents.cu.dtype == torch.int32
+    assert (documents.longest, documents.tokens) == (6, 18)
+    known = documents_of(positions, documents.lengths)
+    assert known.lengths == documents.lengths and torch.equal(known.cu, documents.cu)
+    with pytest.raises(ValueError, match="17 tokens in a batch of 18"):
+        documents_of(positions, (3, 2, 1, 6, 2, 1, 2))
+    with pytest.raises(ValueError, match="at least one token"):
+        Documents.of((3, 0))
+
+
+# ------------------------------------------------------------------------------------------- the choice of kernels
+
+CARD = Shape("cuda", short=True, deterministic=False, heads=32, head_dim=128)
+
+
+def kinds(lengths: tuple[int, ...], scores: Scores = VARIANTS[0], **changed: Any) -> list[tuple[str, int]]:
+    return [(part.kind, part.last - part.first) for part in choose(CARD._replace(**changed), lengths, scores)]
+
+
+def test_the_choice():
+    assert kinds((2048,) * 8) == kinds((256,) * 8) == [("cudnn", 8)]
+    assert kinds((300,) * 8) == [("fa2", 8)], "not a bucket's length: a plan for every new length costs more"
+    assert kinds((100, 900, 300)) == [("fa2", 3)]
+    assert kinds((8192, 5000)) == [("cudnn", 1), ("cudnn", 1)]
+    assert kinds((100, 200, 8192, 50, 60)) == [("fa2", 2), ("cudnn", 1), ("fa2", 2)]
+    assert kinds((8192, 2), Scores(SCALE, window=4096)) == [("fa2", 2)]
+    assert kinds((4096,), Scores(SCALE, window=4096)) == [("cudnn", 1)]
+    assert kinds((4096, 7), Scores(SCALE, softcap=50.0)) == kinds((4096, 7), short=False) == [("each", 2)]
+    assert kinds((4096,) * 2, deterministic=True) == kinds((4096,) * 2, head_dim=256) == [("fa2", 2)]
+    assert kinds((64, 64), head_dim=20) == kinds((64, 64), head_dim=512) == [("each", 2)]
+
+
+def test_parts_cover_every_document_once():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        lengths = tuple((2 ** (torch.rand(9, generator=generator) * 14)).int().tolist())
+        parts = choose(CARD, lengths, Scores(SCALE))
+        assert [part.first for part in parts] + [9] == [0] + [part.last for part in parts]
+        assert [part.start for part in parts] == [sum(lengths[: part.first]) for part in parts]
+        assert [part.stop for part in parts] == [sum(lengths[: part.last]) for part in parts]
+
+
+def test_buckets():
+    found = [bucket(length) for length in range(1, 40000)]
+    assert all(0 <= b - length <= max(63, length / 8) for length, b in enumerate(found, 1))
+    assert all(bucket(b) == b and b % 64 == 0 for b in set(found))
+    assert len({b for b in found if b <= 32768}) == 56
+
+
+# -------------------------------------------------------------------------------------------- around the GPU's kernels
+
+
+class StandIn:
+    """aten's two GPU kernels by their definition, with everything that they leave undefined poisoned."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, int, int]] = []
+
+    def _scaled_dot_product_cudnn_attention(self, q, k, v, bias, keep, dropout, causal, debug, *, scale):
+        assert (bias, keep, dropout, causal, debug) == (None, True, 0.0, True, False)
+        self.calls.append(("cudnn", q.shape[0], q.shape[2]))
+        o = self.dense([q, k, v], scale)
+        n = q.shape[2]
+        return o, q.new_zeros(*q.shape[:3], 1), None, None, n, n, torch.tensor(7), torch.tensor(8), None
+
+    def _scaled_dot_product_cudnn_attention_backward(
+        self, do, q, k, v, o, lse, seed, offset, bias, cu_q, cu_k, max_q, max_k, dropout, causal, *, scale
+    ):
+        assert lse.shape == (*q.shape[:3], 1) and (seed, offset) == (7, 8) and max_q == max_k == q.shape[2]
+        heads = [t.detach().requires_grad_() for t in (q, k, v)]
+        with torch.enable_grad():
+            again = self.dense(heads, scale)
+        return torch.autograd.grad(again, heads, do)
+
+    @staticmethod
+    def dense(heads: list[torch.Tensor], scale: float) -> torch.Tensor:
+        n, _, length, _ = heads[0].shape
+        flat = [t.transpose(1, 2).flatten(0, 1) for t in heads]
+        return reference(flat, (length,) * n, Scores(scale)).unflatten(0, (n, length)).transpose(1, 2)
+
+    def _flash_attention_forward(
+        self,
+        q,
+        k,
+        v,
+        cu_q,
+        cu_k,
+        max_q,
+        max_k,
+        dropout,
+        causal,
+        debug,
+        *,
+        scale,
+        window_size_left=-1,
+        window_size_right=0,
+    ):
+        lengths = tuple(cu_q.diff().tolist())
+        assert cu_q[0] == 0 and sum(lengths) == len(q) and max_q == max_k == max(lengths)
+        self.calls.append(("fa2", len(lengths), max_q))
+        o = reference([q, k, v], lengths, self.scores(scale, window_size_left))
+        return o, q.new_zeros(q.shape[1], len(q)), None, None, None
+
+    def _flash_attention_backward(
+        self, do, q, k, v, o, lse, cu_q, cu_k, max_q, max_k, dropout, causal, state, unused, *, scale,
+        window_size_left=-1, window_size_right=0,
+    ):  # fmt: skip
+        assert lse.shape == (q.shape[1], len(q)) and state.dtype == torch.uint64
+        heads = [t.detach().requires_grad_() for t in (q, k, v)]
+        with torch.enable_grad():
+            again = reference(heads, tuple(cu_q.diff().tolist()), self.scores(scale, window_size_left))
+        return torch.autograd.grad(again, heads, do)
+
+    @staticmethod
+    def scores(scale: float, left: int) -> Scores:
+        return Scores(scale, None, None if left < 0 else left + 1)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    stand_in = StandIn()
+    monkeypatch.setattr(attention_cuda, "_aten", stand_in)
+    monkeypatch.setattr(module, "parts_of", lambda q, lengths, scores: choose(CARD, lengths, scores))
+    return stand_in
+
+
+@pytest.mark.parametrize(
+    ("lengths", "scores", "calls"),
+    [
+        ((64,) * 3, Scores(SCALE), [("cudnn", 3, 64)]),
+        ((30, 40, 5), Scores(SCALE), [("fa2", 3, 40)]),
+        ((30, 40, 5), Scores(SCALE, window=7), [("fa2", 3, 40)]),
+        ((70, 40, 5, 130, 129, 9), Scores(SCALE), [("cudnn", 1, 128), ("fa2", 2, 40), ("cudnn", 1, 192)]),
+        ((9, 100, 70), Scores(SCALE), [("fa2", 1, 9), ("cudnn", 1, 128), ("cudnn", 1, 128)]),
+    ],
+)
+def test_parts_and_padding(gpu, lengths, scores, calls, monkeypatch):
+    """Long documents (from 60 tokens on here) go one by one at their bucket's length, into the rows that follow."""
+    monkeypatch.setattr("whet.engine.attention_choice._gains", lambda shape, length: length >= 60)
+    choose.cache_clear()
+    qkv, do = heads_of(sum(lengths), 4, 2), torch.randn(sum(lengths), 4, E, dtype=torch.float64)
+    got = both(qkv, do, lengths, scores)
+    choose.cache_clear()
+    assert gpu.calls[: len(calls)] == calls
+    assert off(got, wanted(qkv, do, lengths, scores)) < 1e-13
+
+
+def test_sub_batches_have_running_sums_of_their_own():
+    documents = Documents.of((3, 4, 5, 6))
+    part = SimpleNamespace(first=1, last=3)
+    assert documents.cu_of(part).tolist() == [0, 4, 9]
+    assert documents.cu_of(part) is documents.cu_of(part)
