@@ -21,7 +21,8 @@ def rms_norm(
     """Normalise the last dimension.
 
     Args:
-        x: (..., C); any strides, the last dimension contiguous.
+        x: (..., C), any strides: (T, C), (T, heads, C); the last dimension contiguous, and with more than three the
+            first ones mergeable by ``view``.
         weight: (C,), any floating dtype.
         eps: added to the mean of squares.
         offset: added to the weight: 0 (Llama, Mistral, Qwen, Phi) or 1 (Gemma).
@@ -62,7 +63,7 @@ def rms_norm_backward(
     The sum is made in float32 and rounded once.
 
     Args:
-        dy, x: (..., C); any strides, the last dimension contiguous.
+        dy, x: (..., C), as in ``rms_norm``.
         weight, offset: as in ``rms_norm``; the weight is frozen and gets no gradient.
         rstd: (...,), contiguous, from ``rms_norm``.
         residual: (..., C), added to dx in the same pass: the gradient that went past the norm.

@@ -1,0 +1,22 @@
+"""Triton's row kernels on a CPU. test_row_kernels_interpreted runs it in a process with TRITON_INTERPRET=1."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from kernel_tensors import LOW
+from row_kernel_cases import cases, problems, same_h
+
+# Triton's interpreter cuts off the last bits of a bfloat16 instead of rounding: up to twice the error, each time.
+CUT = 4.0
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+def test_kernels_equal_their_twins(dtype: torch.dtype) -> None:
+    found = {name: problems(case, dtype, CUT) for name, case in cases(dtype, "cpu", large=False).items()}
+    assert {name: wrong for name, wrong in found.items() if wrong} == {}
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_backward_makes_the_forwards_h(activation: str) -> None:
+    assert same_h(torch.bfloat16, "cpu", activation)
