@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from whet.engine.attention import documents_of
 from whet.engine.kernels.norm import rms_norm, rms_norm_backward
-from whet.engine.layer import Batch, Layer, LayerFunction, Policy
+from whet.engine.layer import Batch, Layer, LayerFunction, Policy, layer_forward
 from whet.engine.lora import base_of, lora_of
 from whet.engine.loss import IGNORE, head_loss, module_loss
 from whet.engine.quantised import read_nf4
@@ -83,6 +83,16 @@ class Engine:
             )
         return FinalNorm.apply(x_TD, spec.final_norm, spec.final_norm_eps, spec.final_norm_offset)
 
+    def run_layer(self, number: int, x_TD: torch.Tensor, position_ids_1T: torch.Tensor) -> torch.Tensor:
+        """The output of one layer, without gradients (for ``check.py``)."""
+        self.refresh()
+        batch = Batch(documents_of(position_ids_1T), self.spec.rotary(position_ids_1T, x_TD.dtype))
+        return layer_forward(x_TD, self.layers[number], batch)[0]
+
+    def changed(self, *_: Any) -> None:
+        """The adapters have new values: for an optimizer that writes them by another way than the parameters."""
+        self._seen = []
+
     def refresh(self) -> None:
         """Take over adapter weights that an optimizer, or a loaded checkpoint, has changed."""
         versions = self._versions()
@@ -91,6 +101,12 @@ class Engine:
                 for group in layer.groups:
                     group.refresh()
             self._seen = versions
+
+    def release(self) -> None:
+        """Give the model weights of its own again; the engine is of no more use."""
+        for layer in self.layers:
+            for group in layer.groups:
+                group.release()
 
     def _versions(self) -> list[tuple[int, int]]:
         return [(parameter.data_ptr(), parameter._version) for parameter in self._parameters]

@@ -20,6 +20,8 @@ from whet.errors import TrainingError
 from whet.models.parts import halves
 from whet.train.callbacks import RecordMetrics, ShowProgress, StopOnInterrupt, TokenMeter
 from whet.train.checkpoint import remove_incomplete
+from whet.train.engine import engine_for, recomputes
+from whet.train.optim import adapter_optimizer
 
 Batch = dict[str, torch.Tensor]
 
@@ -63,8 +65,11 @@ class WhetTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # the loss is divided by the step's tokens here, not by transformers
         self.loss_is_scaled_for_ga = True
         self.meter = TokenMeter()
-        self.halves = halves(self.accelerator.unwrap_model(self.model))
-        if self.halves is None:
+        own = self.accelerator.unwrap_model(self.model)
+        processes = self.accelerator.num_processes
+        self.engine = engine_for(own, recompute=recomputes(own, args), processes=processes) if train_dataset else None
+        self.halves = halves(own) if self.engine is None else None
+        if self.engine is None and self.halves is None:
             notice("this model changes its logits after the head: its own forward is used, with all logits")
         self.interrupt = StopOnInterrupt()
         self._show = ShowProgress(self.meter)
@@ -81,6 +86,16 @@ class WhetTrainer(Trainer):
         lengths = dataset.prepared.lengths if isinstance(dataset, PaddedDataset) else None
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         return SeededSampler(len(dataset), seed, lengths=lengths, batch_size=self.args.per_device_train_batch_size)
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """AdamW over flat buffers where only adapters are trained; else transformers' own choice."""
+        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
+            trained = self.model if model is None else model
+            self.optimizer = adapter_optimizer(trained, self.args, self.get_decay_parameter_names(trained))
+        optimizer = super().create_optimizer(model) if self.optimizer is None else self.optimizer
+        if self.engine is not None:
+            optimizer.register_step_post_hook(self.engine.changed)
+        return optimizer
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train; a failed write leaves no half checkpoint behind.
@@ -121,6 +136,8 @@ class WhetTrainer(Trainer):
     def _loss_sum(self, model: Any, inputs: Batch) -> torch.Tensor:
         """Sum of the cross-entropy over the labelled tokens of one micro-batch."""
         labels_BT = inputs["labels"]
+        if self.engine is not None and model is self.model:
+            return self.engine.loss_sum(inputs["input_ids"], inputs["position_ids"], labels_BT)
         forward = {"input_ids": inputs["input_ids"], "position_ids": inputs["position_ids"], "use_cache": False}
         if self.halves is not None and model is self.model:
             with self.accelerator.autocast():  # accelerate puts it around the whole model's forward only
