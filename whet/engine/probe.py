@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from .spec import Activation
+from whet.engine.spec import Activation
 
 ROWS = 4
 ULPS = 8  # of the norm's dtype; the two kinds differ by a whole weight

@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from .lora import base_of, lora_of, lora_problem, peeled
-from .probe import activation_of, norm_of
-from .spec import GROUPS, LayerParts, LayerSpec, ModelSpec, Rope, Tables, Unsupported
+from whet.engine.lora import base_of, lora_of, lora_problem, peeled
+from whet.engine.probe import activation_of, norm_of
+from whet.engine.spec import GROUPS, LayerParts, LayerSpec, ModelSpec, Rope, Tables, Unsupported
 
 WINDOWED = "sliding_attention"
 LAYER_TYPES = (None, "full_attention", WINDOWED)
@@ -46,6 +46,9 @@ def _read(causal: Any) -> ModelSpec:
     if head is None or not len(body.layers):
         raise _Unknown(f"{type(causal).__name__} has no lm_head or no layers")
     table: Any = base_of(body.embed_tokens)
+    devices = {str(weight.device) for weight in causal.parameters()}
+    if "meta" in devices or len(devices) > 1:
+        raise _Unknown("its weights are not loaded" if "meta" in devices else f"its weights are on {sorted(devices)}")
     rotary_dims = _rotary_dims(body.rotary_emb, table.weight.device)
     layers = []
     for index, layer in enumerate(body.layers):
@@ -56,8 +59,7 @@ def _read(causal: Any) -> ModelSpec:
     offset, eps = _norm(body.norm, "the last norm")
     if body.norm.weight.requires_grad:
         raise _Unknown("the last norm is trained")
-    softcap = getattr(body.config, "final_logit_softcapping", None)
-    _check_head(head, softcap)
+    _check_head(head)
     return ModelSpec(
         layers=layers,
         embed=body.embed_tokens,
@@ -66,7 +68,7 @@ def _read(causal: Any) -> ModelSpec:
         final_norm_offset=offset,
         final_norm_eps=eps,
         head=head,
-        logit_softcap=softcap,
+        logit_softcap=getattr(body.config, "final_logit_softcapping", None),
         rotary=lambda positions_BT, dtype: _tables(body.rotary_emb, positions_BT, dtype),
         vocab=_linear(head).out_features,
     )
@@ -80,6 +82,7 @@ def _layer(layer: Any, config: Any, index: int, rotary_dims: dict[str, int]) -> 
     _only_known(layer, norms | {"self_attn", "mlp"})
     _only_known(attention, ATTENTION)
     _only_known(mlp, MLP)
+    offset_eps = _layer_norms(layer)
     groups = {
         "qkv": _group(attention, "qkv_proj", ("q_proj", "k_proj", "v_proj")),
         "o": _group(attention, "o_proj", ("o_proj",)),
@@ -97,19 +100,22 @@ def _layer(layer: Any, config: Any, index: int, rotary_dims: dict[str, int]) -> 
         q_norm=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
         k_norm=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
     )
-    return _spec(layer, parts, config, index, rotary_dims), parts
+    return _spec(layer, parts, offset_eps, _layer_type(attention, config, index), rotary_dims), parts
 
 
-def _spec(layer: Any, parts: LayerParts, config: Any, index: int, rotary_dims: dict[str, int]) -> LayerSpec:
-    attention, mlp = layer.self_attn, layer.mlp
-    offset, eps = _layer_norms(layer)
-    kind, softcap = _layer_type(attention, config, index), getattr(attention, "attn_logit_softcapping", None)
+def _spec(
+    layer: Any, parts: LayerParts, offset_eps: tuple[int, float], kind: str | None, rotary_dims: dict[str, int]
+) -> LayerSpec:
+    attention, mlp, config = layer.self_attn, layer.mlp, layer.self_attn.config
+    softcap = getattr(attention, "attn_logit_softcapping", None)
     if not getattr(attention, "is_causal", True):
         raise _Unknown("its attention is not causal")
     if getattr(attention, "attention_dropout", 0.0):
         raise _Unknown(f"attention dropout is {attention.attention_dropout}, not 0")
     if not getattr(attention, "use_rope", True):
         raise _Unknown("its attention has no rotation (use_rope is off)")
+    if (getattr(config, "rope_parameters", None) or {}).get("llama_4_scaling_beta"):
+        raise _Unknown("its attention scales queries by their position")
     if softcap is not None and parts.q_norm is not None:
         raise _Unknown("capped scores together with norms of q and k")
     rope: Rope = "local" if "local" in rotary_dims and kind == WINDOWED else "global"
@@ -123,8 +129,8 @@ def _spec(layer: Any, parts: LayerParts, config: Any, index: int, rotary_dims: d
         kv_heads=kv_heads,
         head_dim=head_dim,
         mlp=_linear(parts.groups["down"][0]).in_features,
-        eps=eps,
-        norm_offset=offset,
+        eps=offset_eps[1],
+        norm_offset=offset_eps[0],
         activation=activation,
         qk_norm=parts.q_norm is not None,
         post_norms=parts.post_mlp_norm is not None,
@@ -151,8 +157,6 @@ def _group(parent: Any, fused: str, separate: tuple[str, ...]) -> list[torch.nn.
         dense = weight is not None and weight.dtype in DENSE and weight.dim() == 2
         if not isinstance(base_of(module), torch.nn.Linear) or not (dense or hasattr(weight, "quant_state")):
             raise _Unknown(f"{name}: {type(base_of(module)).__name__} is no linear layer of a known storage")
-        if weight.device.type == "meta":
-            raise _Unknown(f"{name}: its weights are not loaded")
         found.append(module)
     return found
 
@@ -238,11 +242,9 @@ def _check_sizes(spec: LayerSpec, parts: LayerParts) -> None:
             raise _Unknown(f"norms of q and k have the shape {tuple(norm.shape)}, a head has {spec.head_dim} elements")
 
 
-def _check_head(head: Any, softcap: float | None) -> None:
+def _check_head(head: Any) -> None:
     if lora_problem(head) == "" and not isinstance(base_of(head), torch.nn.Linear):
         raise _Unknown(f"its head is a {type(base_of(head)).__name__}")
-    if softcap is not None and (base_of(head) is not head or head.weight.requires_grad):
-        raise _Unknown("capped logits together with a head that is trained")
 
 
 def _embed_scale(embed: Any) -> float:
