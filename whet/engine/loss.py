@@ -14,8 +14,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from whet.engine.kernels.available import wide
 from whet.engine.kernels.cross_entropy import cross_entropy_rows, cross_entropy_rows_
+from whet.engine.kernels.dispatch import wide
 
 IGNORE = -100
 CHUNK_ROWS = 1024  # logits of one chunk: 1,024 x 128,256 float32 are 0.5 GB

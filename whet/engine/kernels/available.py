@@ -29,13 +29,3 @@ def triton_problem() -> str:
     except Exception as error:  # whatever the compiler, the linker or the driver say
         return f"Triton's kernels do not run: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
     return ""
-
-
-def uses_triton(tensor: torch.Tensor) -> bool:
-    """Whether an operation on this tensor goes to its Triton kernel; float64 goes to the plain twin everywhere."""
-    return tensor.is_cuda and tensor.dtype != torch.float64 and not triton_problem()
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that a twin computes in: float64 for float64, float32 for everything else."""
-    return torch.float64 if dtype == torch.float64 else torch.float32

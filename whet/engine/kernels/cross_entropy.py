@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import torch
 
-from whet.engine.kernels.available import uses_triton, wide
+from whet.engine.kernels.dispatch import uses_triton, wide
 
 _CHUNK = 1 << 18  # logits the plain form takes at once on a CPU: its float32 copies stay in the cache
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
-from whet.engine.kernels.available import uses_triton
+from whet.engine.kernels.dispatch import uses_triton
 
 BLOCK, NESTED_BLOCK = 64, 256  # values of one absmax; absmax values of one second absmax
 _CHUNK = 1 << 18  # values the plain form makes at once: its float32 copies stay in the cache
