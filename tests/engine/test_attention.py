@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from attention_cases import SCALE, E, both, heads_of, off, reference, wanted
 
 from whet.engine import attention as module
 from whet.engine import attention_cuda, attention_plain
-from whet.engine.attention import Documents, attention, attention_backward, documents_of
+from whet.engine.attention import Documents, attention, documents_of
 from whet.engine.attention_choice import Shape, bucket, choose
 from whet.engine.documents import Scores
 
-E, SCALE = 8, 0.4
 LENGTHS = (5, 1, 33, 70, 2)
 VARIANTS = [
     Scores(SCALE),
@@ -26,48 +26,6 @@ VARIANTS = [
     Scores(SCALE, 3.0, 2),
     Scores(0.1, None, 99),
 ]
-
-
-def reference(heads: list[torch.Tensor], lengths: tuple[int, ...], scores: Scores) -> torch.Tensor:
-    """The definition, by autograd."""
-    q, k, v = heads
-    k, v = (t.repeat_interleave(q.shape[1] // k.shape[1], 1) for t in (k, v))
-    row = torch.arange(sum(lengths))
-    document = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    seen = (document[:, None] == document) & (row[:, None] >= row)
-    if scores.window is not None:
-        seen &= row[:, None] - row < scores.window
-    s = torch.einsum("qhe,khe->hqk", q, k) * scores.scale
-    if scores.softcap is not None:
-        s = scores.softcap * torch.tanh(s / scores.softcap)
-    p = s.masked_fill(~seen, float("-inf")).softmax(-1)
-    return torch.einsum("hqk,khe->qhe", p, v)
-
-
-def heads_of(
-    tokens: int, heads: int, groups: int, dtype: torch.dtype = torch.float64, seed: int = 0
-) -> list[torch.Tensor]:
-    """q, k, v as strided views of one wider buffer."""
-    torch.manual_seed(seed)
-    rows = torch.randn(tokens, (heads + 2 * groups) * E + 5, dtype=torch.float64).to(dtype)[:, 2:-3]
-    return list(rows.unflatten(1, (-1, E)).split([heads, groups, groups], 1))
-
-
-def both(heads: list[torch.Tensor], do: torch.Tensor, lengths: tuple[int, ...], scores: Scores, **extra: Any) -> list:
-    documents = Documents.of(lengths)
-    o, saved = attention(*heads, documents, **scores._asdict())
-    assert all(isinstance(t, torch.Tensor) for t in saved)
-    return [o, *attention_backward(do, *heads, o, saved, documents, **scores._asdict(), **extra)]
-
-
-def wanted(heads: list[torch.Tensor], do: torch.Tensor, lengths: tuple[int, ...], scores: Scores) -> list[torch.Tensor]:
-    exact = [t.double().detach().requires_grad_() for t in heads]
-    o = reference(exact, lengths, scores)
-    return [o.detach(), *torch.autograd.grad(o, exact, do.double())]
-
-
-def off(got: list[torch.Tensor], want: list[torch.Tensor]) -> float:
-    return max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(got, want, strict=True))
 
 
 @pytest.mark.parametrize("scores", VARIANTS, ids=str)

@@ -26,9 +26,8 @@ def projections(
     linears = {name: torch.nn.Linear(K, width, bias=name in bias) for name, width in WIDTHS.items()}
     model: Any = torch.nn.ModuleDict(linears)
     if ranks:
-        config = LoraConfig(
-            r=1, lora_alpha=3, target_modules=list(ranks), rank_pattern=ranks, alpha_pattern={"v": 5} if "v" in ranks else {}, bias="none"
-        )
+        alphas = {"v": 5} if "v" in ranks else {}
+        config = LoraConfig(r=1, lora_alpha=3, target_modules=list(ranks), rank_pattern=ranks, alpha_pattern=alphas)
         model = get_peft_model(model, config).base_model.model
     model.to(dtype)
     for name, parameter in model.named_parameters():
