@@ -37,5 +37,6 @@ def recomputes(model: Any, args: Any) -> bool:
     return asked or any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
 
 
-def _none(reason: str) -> None:
+def _none(reason: str) -> Engine | None:
     notice(f"the model's own forward is used, not the engine: {reason}", key="engine")
+    return None

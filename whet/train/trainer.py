@@ -89,10 +89,11 @@ class WhetTrainer(Trainer):
 
     def create_optimizer(self, model: Any = None) -> Any:
         """AdamW over flat buffers where only adapters are trained; else transformers' own choice."""
-        if self.optimizer is None and self.optimizer_cls_and_kwargs is None:
-            trained = self.model if model is None else model
-            self.optimizer = adapter_optimizer(trained, self.args, self.get_decay_parameter_names(trained))
-        optimizer = super().create_optimizer(model) if self.optimizer is None else self.optimizer
+        trainer: Any = self  # transformers sets optimizer outside of what types can see
+        if trainer.optimizer is None and trainer.optimizer_cls_and_kwargs is None:
+            trained = trainer.model if model is None else model
+            trainer.optimizer = adapter_optimizer(trained, self.args, self.get_decay_parameter_names(trained))
+        optimizer = super().create_optimizer(model) if trainer.optimizer is None else trainer.optimizer
         if self.engine is not None:
             optimizer.register_step_post_hook(self.engine.changed)
         return optimizer
