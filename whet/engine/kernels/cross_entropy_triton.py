@@ -73,6 +73,6 @@ def rows(
         logits_NV, targets_N.contiguous(), loss_N, scale.contiguous() if scales else loss_N, logits_NV.stride(0), V,
         1.0 if softcap is None else float(softcap), 1.0 if scale is None or scales else float(scale),
         CAPPED=softcap is not None, SCALES=scales, GRADIENT=gradient,
-        COLUMNS=min(_COLUMNS, triton.next_power_of_2(V)), num_warps=_WARPS,
+        COLUMNS=min(_COLUMNS, triton.next_power_of_2(V)), num_warps=_WARPS, enable_fp_fusion=True,
     )  # fmt: skip
     return loss_N
