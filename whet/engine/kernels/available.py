@@ -27,5 +27,6 @@ def triton_problem() -> str:
     try:
         probe_triton.run()
     except Exception as error:  # whatever the compiler, the linker or the driver say
-        return f"Triton's kernels do not run: {type(error).__name__}: {str(error).strip().splitlines()[:1]}"
+        first_line = str(error).strip().partition("\n")[0]
+        return f"Triton's kernels do not run: {type(error).__name__}: {first_line}"
     return ""
