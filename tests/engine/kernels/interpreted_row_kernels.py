@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from kernel_tensors import LOW
-from row_kernel_cases import cases, problems, same_h
+from row_kernel_cases import cases, problems, same_h, same_rounding
 
 # Triton's interpreter cuts off the last bits of a bfloat16 instead of rounding: up to twice the error, each time.
 CUT = 4.0
@@ -20,3 +20,8 @@ def test_kernels_equal_their_twins(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
 def test_backward_makes_the_forwards_h(activation: str) -> None:
     assert same_h(torch.bfloat16, "cpu", activation)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_norm_rounds_where_its_twin_does(offset: float) -> None:
+    assert same_rounding(torch.float16, "cpu", offset) > 0.99

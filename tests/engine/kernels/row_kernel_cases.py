@@ -157,3 +157,9 @@ def same_h(dtype: torch.dtype, device: str, activation: Any) -> bool:
     forward, backward = (make(7, 2600, activation, dtype, device) for make in (glu_forward, glu_backward))
     first = forward.run(forward.kernel, *forward.inputs)["h"]
     return torch.equal(first, backward.run(backward.kernel, *backward.inputs)["h"])
+
+
+def same_rounding(dtype: torch.dtype, device: str, offset: float) -> float:
+    """The share of a norm's values that are bit for bit the twin's: low where a rounding is missing or too many."""
+    case = norm_forward((67, 1, 200), offset, dtype, device)
+    return float((case.run(case.twin, *case.inputs)["y"] == case.run(case.kernel, *case.inputs)["y"]).double().mean())

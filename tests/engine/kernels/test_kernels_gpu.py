@@ -42,6 +42,14 @@ def test_backward_makes_the_forwards_h(activation: str, dtype: torch.dtype) -> N
     assert same_h(dtype, "cuda", activation)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_norm_rounds_where_its_twin_does(offset: float, dtype: torch.dtype) -> None:
+    from row_kernel_cases import same_rounding
+
+    assert same_rounding(dtype, "cuda", offset) > 0.99
+
+
 def test_who_computes() -> None:
     assert dispatch.uses_triton(torch.empty(1, device="cuda"))
     assert not dispatch.uses_triton(torch.empty(1, device="cuda", dtype=torch.float64))
