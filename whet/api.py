@@ -12,6 +12,7 @@ from whet.errors import ExportError
 
 if TYPE_CHECKING:
     from whet.data.audit_report import AuditReport
+    from whet.train.plan import RunPlan
 
 
 def preview(
@@ -40,6 +41,31 @@ def preview(
     if html is not None:
         report.write_html(html)
     return report
+
+
+def plan(
+    config: Path | str, *, max_memory: str | None = None, gpu: str | None = None, overrides: Sequence[str] = ()
+) -> RunPlan:
+    """Count the rows and steps of a YAML file and predict memory and time; no weights are loaded.
+
+    Args:
+        config: the YAML file.
+        max_memory: a size such as "16GiB"; wins over the config's key.
+        gpu: "h200", or the memory of a GPU such as "24GiB"; None: this machine.
+        overrides: ``key=value`` texts that replace its settings.
+
+    Returns:
+        The plan; ``print()`` shows it, ``check()`` raises where the run does not fit.
+
+    Raises:
+        WhetError: a bad config or size, no rows, no such model.
+    """
+    settings = load_config(config, overrides)
+    for remark in settings.remarks:
+        say(*remark)
+    from whet.train.plan import plan_run
+
+    return plan_run(settings, max_memory, gpu)
 
 
 def train(

@@ -19,6 +19,7 @@ from whet.errors import MissingDependency, WhetError
 VERBS = {
     "quickstart": "See the whole way on a sample: train, compare, export, prove, ask.",
     "preview": "Show the rows as tokens, and what is wrong with the data, before a model is loaded.",
+    "plan": "Show memory, time and steps of a run before it is started; no weights are loaded.",
     "train": "Train a model as a YAML file says.",
     "chat": "Talk to a model, or ask it one thing.",
     "export": "Write a model as GGUF with a Modelfile, and prove the file.",

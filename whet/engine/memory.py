@@ -12,17 +12,16 @@ width E, F MLP width, R adapter columns of a group, padded):
 
 Without padding R is 48, 16, 32, 16; the often quoted 94,568 for ``none`` leaves out gu's 32 spare columns (64 bytes),
 into which the backward writes. A GPU pads each group to 64 columns, one tile of a bfloat16 product; the last column of
-figures is what was measured on one. r1, r2 and lse are float32. With norms on the outputs (Gemma 2, 3) every policy
-keeps m D, rm 1 (the output of the down projection is never made again), all but ``full`` a D, ra 1 too; with norms on
-heads (Qwen3, Gemma 3) rq H, rk G.
+figures is what was measured on one. r1, r2 and lse are float32. With norms on the outputs (Gemma 2, 3) ``mlp`` and
+``none`` keep a D, ra 1, m D, rm 1 too, and ``full`` makes the down projection again; with norms on heads (Qwen3,
+Gemma 3) they keep rq H, rk G.
 
 **Working space**: ``_forward`` and ``_backward`` list in order what a layer allocates and frees. With Llama's shape the
-highest point of a backward is between ``dh`` and the end of gate_up's part: n2, gu, dm, dh, and dy; where ``full`` made
-the attention again, its tensors too.
+highest point of a backward is at ``dh``: dy, n2, gu, dm, dh, and where ``full`` made the attention again, its tensors.
 
 **Phases**: the forward of layer i stands on what the layers before it kept; the loss on what all kept; the backward of
 layer i on what layers 0..i kept, so the last layers' activations are gone when the first layers need room.
-In the last layer everything after attention is computed for labelled tokens only.
+In the last layer everything after attention is computed for labelled tokens only, on copies of their rows.
 """
 
 from __future__ import annotations
@@ -112,28 +111,26 @@ def layer_bytes(shape: Shape, policy: str, tokens: int, selected: int | None = N
     """A layer's activations under a policy.
 
     Args:
-        selected: tokens whose output is wanted; fewer than ``tokens`` in the last layer only. None: all.
+        selected: in the last layer, how many tokens' output is wanted; None: all, without copies of rows.
     """
-    rows = tokens if selected is None else selected
-    sizes = _sizes(shape, tokens, rows)
-    held = kept_names(shape, policy, all_rows=rows == tokens)
+    everything = selected is None
+    sizes = _sizes(shape, tokens, tokens if selected is None else selected)
+    held = kept_names(shape, policy)
     kept = sum(sizes[name] for name in held)
-    forward = _highest(_forward(shape, rows == tokens), sizes)
-    backward = _highest(_backward(shape, held, rows == tokens), sizes) + sizes["y"]
+    forward = _highest(_forward(shape, everything), sizes)
+    backward = _highest(_backward(shape, held, everything), sizes) + sizes["y"]
     return LayerBytes(kept, forward, backward + shape.layer_adapters * WIDE)
 
 
-def kept_names(shape: Shape, policy: str, all_rows: bool = True) -> list[str]:
+def kept_names(shape: Shape, policy: str) -> list[str]:
     """The tensors that a policy keeps."""
     if policy not in POLICIES:
         raise ValueError(f"policy {policy!r}; known: {', '.join(POLICIES)}")
-    output = ["m", "rm"] if shape.post_norms else []
     if policy == "full":
-        return ["x", *output]
-    names = ["x", "r1", "P1", "qkv", "o", "lse", "x2", "Po", "r2", *output]
-    names += ["a", "ra"] if shape.post_norms else []
+        return ["x"]
+    names = ["x", "r1", "P1", "qkv", "o", "lse", "x2", "Po", "r2"]
+    names += ["a", "ra", "m", "rm"] if shape.post_norms else []
     names += ["rq"] if shape.qk_norm else []
-    names += [] if all_rows else ["o_rows"]
     return names + (sorted(MLP_INPUTS) if policy == "none" else [])
 
 
@@ -196,6 +193,7 @@ def _sizes(shape: Shape, tokens: int, rows: int) -> dict[str, int]:
         "dx": hidden * width,
     }
     of_selected = {
+        "rows": (attended + hidden) * width,  # of o and x
         "o_rows": attended * width,
         "oa": (attended + r_o) * width,
         "Po": r_o * width,
@@ -221,26 +219,30 @@ def _attend(shape: Shape) -> str:
     return f"+n1 +r1 +qkv +P1 -n1 {heads[0]} +o +lse {heads[1]}"
 
 
-def _add(shape: Shape, all_rows: bool) -> str:
+def _add(shape: Shape, everything: bool) -> str:
     norm = "+a +ra" if shape.post_norms else ""
-    return f"{'' if all_rows else '+o_rows'} +oa {norm} +x2 +Po -oa"
+    rows = ("", "") if everything else ("+rows", "-rows")
+    return f"{rows[0]} +oa {norm} +x2 +Po -oa {rows[1]}"
 
 
-def _forward(shape: Shape, all_rows: bool) -> str:
+def _forward(shape: Shape, everything: bool) -> str:
     """What ``layer_forward`` allocates (+) and frees (-), in order."""
     norm = "+m +rm" if shape.post_norms else ""
-    return f"{_attend(shape)} {_add(shape, all_rows)} +n2 +r2 +gu +P2 +h -n2 {norm} +y +Pd -h"
+    return f"{_attend(shape)} {_add(shape, everything)} +n2 +r2 +gu +P2 -n2 +h {norm} +y +Pd -h"
 
 
-def _backward(shape: Shape, held: Sequence[str], all_rows: bool) -> str:
+def _backward(shape: Shape, held: Sequence[str], everything: bool) -> str:
     """What ``layer_backward`` allocates (+) and frees (-), in order."""
-    again = "" if "qkv" in held else f"{_attend(shape)} {_add(shape, all_rows)}"
+    again = "" if "qkv" in held else f"{_attend(shape)} {_add(shape, everything)}"
     inputs, pd = ("", "") if "gu" in held else ("+gu +P2", "+Pd")
+    if shape.post_norms and "m" not in held:
+        inputs += " +h +m +rm +y -y -h"
     mlp = f"+n2 {inputs} +dm +dh {pd} -dh +dn2 +dx2 -gu -P2 -Pd -n2 -dm -dn2"
     heads = ("+qk", "-qk") if shape.qk_norm else ("", "")
-    spread = ("", "") if all_rows else ("+do_all", "+dx2_all")
+    rows = ("", "") if everything else ("+o_rows", "-o_rows")
+    spread = ("", "") if everything else ("+do_all", "+dx2_all")
     attention = f"{spread[0]} +dqkv {heads[0]} +dq +attention -attention -dq {heads[1]}"
-    return f"{again} {mlp} +da +do -da {attention} +n1_again +dn1 {spread[1]} +dx"
+    return f"{again} {mlp} +da +do {rows[0]} -da {rows[1]} {attention} +n1_again +dn1 {spread[1]} +dx"
 
 
 def _highest(steps: str, sizes: dict[str, int]) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from whet.engine.memory import POLICIES, Work, activation_peak, buffer_bytes, fixed_bytes
 from whet.engine.rates import CardRates, head_seconds, layer_seconds, optimizer_seconds
@@ -92,11 +92,15 @@ def policy_for(asked: bool | str | None) -> Goal:
     raise ValueError(f'use_gradient_checkpointing is {asked!r}: give True, False, "unsloth" or "auto"')
 
 
-def choose(shape: Shape, work: Work, budget: int, card: CardRates, goal: Goal = "fastest") -> Plan:
+def choose(
+    shape: Shape, work: Work, budget: int, card: CardRates, goal: Goal = "fastest", typical: Work | None = None
+) -> Plan:
     """The plan for a goal within ``budget`` bytes, and beside it what the other goals would cost.
 
     Args:
+        work: the largest micro-batch; it has to fit.
         budget: bytes that the allocator may reserve.
+        typical: the mean micro-batch, for the time; None: ``work``.
         goal: a policy's name: all layers have it, whether or not it fits.
 
     Raises:
@@ -105,13 +109,24 @@ def choose(shape: Shape, work: Work, budget: int, card: CardRates, goal: Goal = 
     if work.tokens < 1:
         raise ValueError("a plan needs a micro-batch of at least one token")
     names: tuple[Goal, ...] = ("smallest", "fastest", "full", "mlp", "none")
-    plans = {name: _best(shape, work, budget, card, name) for name in names}
+    case = _Case(shape, work, typical or work, budget, card)
+    plans = {name: _best(case, name) for name in names}
     others = tuple(_alternative(name, plan) for name, plan in plans.items() if name != goal)
     return replace(plans[goal], alternatives=others)
 
 
-def _best(shape: Shape, work: Work, budget: int, card: CardRates, goal: Goal) -> Plan:
-    plans = list(_candidates(shape, work, budget, card, goal))
+class _Case(NamedTuple):
+    """What a plan is made for."""
+
+    shape: Shape
+    work: Work
+    typical: Work
+    budget: int
+    card: CardRates
+
+
+def _best(case: _Case, goal: Goal) -> Plan:
+    plans = list(_candidates(case, goal))
     fitting = [plan for plan in plans if plan.fits]
     if goal == "smallest" or not fitting:
         least = min(plan.peak_bytes for plan in plans)
@@ -119,37 +134,29 @@ def _best(shape: Shape, work: Work, budget: int, card: CardRates, goal: Goal) ->
     return min(fitting, key=lambda plan: (plan.step_seconds, -plan.chunk_rows, plan.peak_bytes))
 
 
-def _candidates(shape: Shape, work: Work, budget: int, card: CardRates, goal: Goal) -> Iterator[Plan]:
+def _candidates(case: _Case, goal: Goal) -> Iterator[Plan]:
     """Every split of the layers among the policies; smaller chunks of logits only where nothing fits."""
+    policies = POLICIES[::-1] if goal in ("fastest", "smallest") else (goal,)
     for chunk_rows in CHUNKS:
-        found = [
-            _plan(shape, work, budget, card, policies, chunk_rows, dense_copies=goal == "fastest")
-            for policies in _splits(shape.layers, POLICIES[::-1] if goal in ("fastest", "smallest") else (goal,))
-        ]
+        splits = _splits(case.shape.layers, policies)
+        found = [_plan(case, split, chunk_rows, dense_copies=goal == "fastest") for split in splits]
         yield from found
         if goal != "smallest" and any(plan.fits for plan in found):
             return
 
 
-def _plan(
-    shape: Shape,
-    work: Work,
-    budget: int,
-    card: CardRates,
-    policies: tuple[str, ...],
-    chunk_rows: int,
-    dense_copies: bool,
-) -> Plan:
+def _plan(case: _Case, policies: tuple[str, ...], chunk_rows: int, dense_copies: bool) -> Plan:
+    shape, work, card = case.shape, case.work, case.card
     fixed = _fixed(shape, work.tokens, 0)
     peak = fixed + activation_peak(shape, work, policies, chunk_rows)
     resident = 0
     if dense_copies and shape.storage == "nf4":
-        room = int(budget / card.reserved) - peak
-        all_of_them = _fixed(shape, work.tokens, shape.layers) - fixed
-        resident = shape.layers if room >= all_of_them else max(0, room // buffer_bytes(shape))
-        resident = min(resident, shape.layers if room >= all_of_them else shape.layers - 1)
+        room = int(case.budget / card.reserved) - peak
+        all_of_them = _fixed(shape, work.tokens, shape.layers) - fixed  # the shared buffers are then not needed
+        some = min(shape.layers - 1, max(0, room // buffer_bytes(shape)))
+        resident = shape.layers if room >= all_of_them else some
         peak += _fixed(shape, work.tokens, resident) - fixed
-    seconds = _step_seconds(shape, work, card, policies, resident)
+    seconds = step_seconds(shape, case.typical, card, policies, resident)
     reserved = int(peak * card.reserved)
     return Plan(
         policies=policies,
@@ -158,12 +165,17 @@ def _plan(
         peak_bytes=peak,
         reserved_bytes=reserved,
         step_seconds=seconds,
-        tokens_per_second=work.tokens * work.micro_batches / seconds,
-        fits=reserved <= budget,
+        tokens_per_second=case.typical.tokens * case.typical.micro_batches / seconds,
+        fits=reserved <= case.budget,
     )
 
 
-def _step_seconds(shape: Shape, work: Work, card: CardRates, policies: tuple[str, ...], resident: int) -> float:
+def step_seconds(shape: Shape, work: Work, card: CardRates, policies: tuple[str, ...], resident: int = 0) -> float:
+    """Seconds of an optimizer step.
+
+    Args:
+        resident: NF4 layers with a dense copy.
+    """
     *first, last = policies
     seconds = sum(first.count(policy) * _layer(shape, work, card, policy, False, False) for policy in set(first))
     gained = _layer(shape, work, card, last, False, False) - _layer(shape, work, card, last, True, False)

@@ -21,6 +21,7 @@ from whet.engine.spec import GROUPS, GroupName
 
 TRILLION = 1e12
 BACKWARD_FLOPS = 2.5  # of attention, as multiples of its forward: five products where the forward has two
+LAUNCHES = {"none": 59, "mlp": 63, "full": 73}  # kernels of a layer's forward and backward, counted in layer.py
 ADAM_BYTES = 28 + 6  # a parameter: weight, gradient, two moments read, three written; the operand refreshed
 
 
@@ -43,7 +44,7 @@ class CardRates:
         copy: B/s of elementwise kernels. skinny: of LoRA's products. dequantise: of NF4 weights; all count each input
             and output once.
         dense, varlen: attention on one dense batch, and on packed documents.
-        layer_host: seconds of host time to queue one layer's forward and backward.
+        layer_host: seconds of host time to queue one layer's forward and backward, where nothing is made again.
         step_host: of the optimizer step.
         reserved: what the allocator reserves, as a multiple of what is allocated at the peak.
         source: where the figures are from, for people.
@@ -128,10 +129,10 @@ def layer_seconds(shape: Shape, work: Work, card: CardRates, policy: str, reside
     if policy != "none":
         seconds += mlp + _skinny(shape, "down", rows, card, inputs=1)
     if policy == "full":
-        seconds += attention + output
+        seconds += attention + output + (_rest(shape, rows, card) if shape.post_norms else 0)
     if shape.storage == "nf4" and not resident:
         seconds += 2 * shape.layer_weights * (shape.width + 0.5 + 1 / 64) / card.dequantise  # forward, backward
-    return max(seconds, card.layer_host)
+    return max(seconds, card.layer_host * LAUNCHES[policy] / LAUNCHES["none"])
 
 
 def head_seconds(shape: Shape, work: Work, card: CardRates) -> float:

@@ -1,0 +1,283 @@
+"""What a run will take: rows and steps counted, memory and time predicted. No weights are read."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from whet import runtime
+from whet.config import RunConfig
+from whet.config.sizes import format_size, parse_size
+from whet.console import format_seconds, table
+from whet.data.loader import PackedDataset
+from whet.engine.memory import Work
+from whet.engine.plan import Goal, Plan, choose, policy_for
+from whet.engine.rates import H200, CardRates, card_of, measure
+from whet.engine.shape import Shape, Storage, shape_of_config
+from whet.engine.weights import PAD
+from whet.errors import WhetError
+from whet.models.load import config_of
+from whet.train.base import base_name, longest_row, tokenizer_for
+from whet.train.rows import Rows, prepare_rows
+
+GOALS = {"fastest": "fastest that fits", "smallest": "least memory"}
+GOALS |= {"full": "all layers full", "mlp": "all layers mlp", "none": "all layers none"}
+STORAGES: dict[Storage, str] = {"dense": "16-bit weights", "nf4": "4-bit weights"}
+FULL_FINE_TUNE = 16  # bytes a parameter: float32 weight, gradient, two moments
+
+
+class Device(NamedTuple):
+    """Where the run is planned for: ``budget`` bytes of ``card``; ``kind`` is cuda or another of torch's names."""
+
+    card: CardRates
+    kind: str
+    budget: int
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The optimizer steps of a run.
+
+    Attributes:
+        count: of the whole run.
+        largest, typical: the largest and the mean micro-batch.
+        fill: real tokens / tokens with padding.
+    """
+
+    count: int
+    largest: Work
+    typical: Work
+    fill: float
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run will take.
+
+    Attributes:
+        plan: None where the engine does not run this model; ``reason`` then says why.
+        others: plans with the other storage of the weights, by name.
+        notes: what the figures do not hold for.
+    """
+
+    config: RunConfig
+    device: Device
+    rows: Rows
+    steps: Steps
+    plan: Plan | None
+    goal: Goal
+    others: dict[str, Plan]
+    reason: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def seconds(self) -> float | None:
+        """Of the whole run; None without a plan."""
+        return None if self.plan is None else self.steps.count * self.plan.step_seconds
+
+    def print(self) -> None:
+        """Show it on stdout."""
+        table(["run", ""], [list(pair) for pair in self._facts().items()])
+        if self.plan is not None:
+            table(["plan", "peak memory", "tokens/s", "time", "fits"], self._choices())
+        for note in self.notes:
+            print(f"note: {note}")
+
+    def check(self) -> None:
+        """Raise where the run cannot be planned, or does not fit.
+
+        Raises:
+            WhetError: with what to change.
+        """
+        if self.plan is None:
+            raise WhetError(f"there is no plan of memory and time: {self.reason}", "LoRA or QLoRA of a known model")
+        if not self.plan.fits:
+            raise WhetError(
+                f"the run takes {format_size(self.plan.reserved_bytes)}",
+                f"at most {format_size(self.device.budget)}",
+                "lower micro_batch_size or sequence_len, or use adapter: qlora or a smaller model",
+            )
+
+    def _facts(self) -> dict[str, str]:
+        card, stats, steps = self.device.card, self.rows.train.stats, self.steps
+        facts = {
+            "model": self.config.base_model,
+            "device": f"{card.name}, {format_size(card.memory)} ({card.source})",
+            "memory to use": format_size(self.device.budget),
+            "rows": f"{len(self.rows.train):,}, {stats.tokens:,} tokens, {stats.trained_tokens:,} of them trained",
+        }
+        dropped = {**self.rows.left_out, **stats.dropped}
+        facts["rows left out"] = "; ".join(f"{count:,}: {why}" for why, count in dropped.items()) or "none"
+        if stats.truncated:
+            facts["rows cut"] = f"{stats.truncated:,}"
+        batch = f"{steps.typical.micro_batches} x {round(steps.typical.tokens):,}"
+        facts["steps"] = f"{steps.count:,}, each of {batch} tokens ({100 * steps.fill:.0f}% of them real)"
+        if self.plan is None:
+            return facts | {"plan": f"none: {self.reason}"}
+        facts["layers keep"] = f"{self.plan} ({GOALS[self.goal]})"
+        facts["peak memory"] = f"{format_size(self.plan.peak_bytes)}, {format_size(self.plan.reserved_bytes)} reserved"
+        facts["tokens/s"] = f"{self._real(self.plan.tokens_per_second):,.0f}"
+        facts["time"] = format_seconds(self.steps.count * self.plan.step_seconds)
+        return facts
+
+    def _choices(self) -> list[list[str]]:
+        assert self.plan is not None
+        storage = STORAGES["nf4" if self.config.load_in_4bit else "dense"] if self.others else ""
+        found: list[tuple[str, Any]] = [(f"{GOALS[self.goal]} *", self.plan)]
+        found += [(GOALS[choice.name], choice) for choice in self.plan.alternatives]
+        found = [(f"{name}, {storage}" if storage else name, choice) for name, choice in found]
+        return [self._choice(name, choice) for name, choice in [*found, *self.others.items()]]
+
+    def _choice(self, name: str, choice: Any) -> list[str]:
+        return [
+            name,
+            format_size(choice.reserved_bytes),
+            f"{self._real(choice.tokens_per_second):,.0f}",
+            format_seconds(self.steps.count * choice.step_seconds),
+            "yes" if choice.fits else "no",
+        ]
+
+    def _real(self, tokens_per_second: float) -> float:
+        return tokens_per_second * self.steps.fill
+
+
+def plan_run(config: RunConfig, max_memory: str | None = None, gpu: str | None = None) -> RunPlan:
+    """Count the rows and steps of a run and predict its memory and time.
+
+    Args:
+        max_memory: a size such as "16GiB"; wins over the config's key. None: that key, else what is free.
+        gpu: "h200", or the memory of a GPU such as "24GiB"; None: this machine.
+
+    Raises:
+        WhetError: a bad size, no rows, no such model.
+    """
+    device = _device(gpu, max_memory or config.max_memory)
+    tokenizer = tokenizer_for(config)
+    limit = longest_row(config)
+    rows = prepare_rows(config, tokenizer, limit)
+    steps = count_steps(config, rows, limit)
+    model = config_of(base_name(config), revision=config.revision_of_model)
+    goal = goal_of(config)
+    storage = _storage(config, model, device)
+    shape = _shape(config, model, device, storage)
+    notes = tuple(_notes(config, device))
+    if isinstance(shape, str):
+        return RunPlan(config, device, rows, steps, None, goal, {}, shape, notes)
+
+    def planned(shape: Shape, goal: Goal) -> Plan:
+        return choose(shape, steps.largest, device.budget, device.card, goal, steps.typical)
+
+    others: dict[str, Plan] = {}
+    if device.kind == "cuda":
+        other: Storage = "dense" if storage == "nf4" else "nf4"
+        for name in ("fastest", "smallest"):
+            others[f"{GOALS[name]}, {STORAGES[other]}"] = planned(replace(shape, storage=other), policy_for(name))
+    return RunPlan(config, device, rows, steps, planned(shape, goal), goal, others, "", notes)
+
+
+def goal_of(config: RunConfig) -> Goal:
+    """``gradient_checkpointing: true`` asks for full recomputation; else the fastest plan that fits."""
+    return "full" if config.gradient_checkpointing else "fastest"
+
+
+def count_steps(config: RunConfig, rows: Rows, limit: int) -> Steps:
+    """Steps and micro-batches of a run, as training makes them of these rows.
+
+    Args:
+        limit: tokens of the longest row.
+    """
+    lengths = rows.train.lengths.astype(np.float64)
+    trained = rows.train.trained[rows.train.order].astype(np.float64)
+    bins = PackedDataset(rows.train, limit).bins if config.sample_packing else np.arange(len(lengths))[:, None]
+    firsts = np.cumsum([0, *map(len, bins)])[:-1]
+    members = np.concatenate(bins)
+    sizes = np.add.reduceat(lengths[members], firsts)
+    squares = np.add.reduceat(lengths[members] ** 2, firsts)
+    labelled = np.add.reduceat(trained[members], firsts)
+    micro, accumulation = config.micro_batch_size, config.gradient_accumulation_steps
+    # Which items meet is drawn in training: one draw stands for all.
+    drawn = np.random.default_rng(config.seed).permutation(len(sizes))
+    starts = np.arange(0, len(sizes), micro)
+    widths = np.maximum.reduceat(sizes[drawn], starts)
+    counts = np.diff([*starts, len(sizes)])
+    padding = np.repeat(widths, counts) - sizes[drawn]
+    if config.sample_packing:  # padding is a document of its own
+        pairs = float(squares.sum() + (padding**2).sum())
+    else:
+        pairs = float((counts * widths**2).sum())
+    padded = float((counts * widths).sum())
+    batches = len(starts)
+    per_epoch = math.ceil(batches / accumulation)
+    widest = int(sizes.max()) * min(micro, len(sizes))
+    most = min(widest, int(np.sort(labelled)[-micro:].sum()))
+    times = min(accumulation, batches)
+    equal = pairs == padded * lengths[0] and bool((lengths == lengths[0]).all())
+    return Steps(
+        config.max_steps or math.ceil(per_epoch * config.num_epochs),
+        Work(widest, most, float(widest) * lengths.max(), times, equal),
+        Work(round(padded / batches), round(labelled.sum() / batches), pairs / batches, times, equal),
+        float(sizes.sum()) / padded,
+    )
+
+
+def _device(gpu: str | None, max_memory: str | None) -> Device:
+    asked = parse_size(max_memory) if max_memory else None
+    if max_memory and asked is None:
+        raise WhetError(f"--max-memory {max_memory} is no size", "a size such as 16GiB")
+    if gpu is not None:
+        memory = H200.memory if gpu.lower() in ("h200", "nvidia h200") else parse_size(gpu)
+        if memory is None:
+            raise WhetError(f"--gpu {gpu} is not known", "h200, or the memory of a GPU such as 24GiB")
+        card = H200 if memory == H200.memory else replace(H200, name="assumed GPU", memory=memory)
+        source = H200.source if card is H200 else "assumed as fast as an H200: only the memory is yours"
+        return Device(replace(card, source=source), "cuda", asked or memory)
+    here = runtime.device()
+    if here.type == "cuda":
+        free, total = torch.cuda.mem_get_info(here)
+        name = torch.cuda.get_device_name(here)
+        found = card_of(name, total) or measure(here, name, total, runtime.weight_dtype().dtype)
+        return Device(found, "cuda", asked or free)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
+    measured = measure(torch.device("cpu"), f"{runtime.cores()} cores", memory, torch.float32)
+    return Device(measured, here.type, asked or memory)
+
+
+def _storage(config: RunConfig, model: Any, device: Device) -> Storage:
+    """As ``load_model`` would hold the weights: 4 bits need an NVIDIA GPU."""
+    packed = (getattr(model, "quantization_config", None) or {}).get("load_in_4bit", False)
+    return "nf4" if device.kind == "cuda" and (packed or config.load_in_4bit or config.adapter == "qlora") else "dense"
+
+
+def _shape(config: RunConfig, model: Any, device: Device, storage: Storage) -> Shape | str:
+    shape = shape_of_config(
+        model,
+        rank=config.lora_r if config.adapter else 0,
+        targets=config.lora_targets,
+        storage=storage,
+        width=2 if device.kind == "cuda" else runtime.weight_dtype().dtype.itemsize,
+        pad=PAD.get(device.kind, PAD["cpu"]),
+    )
+    if isinstance(shape, str) or config.adapter is not None:
+        return shape
+    elements = shape.layers * (shape.layer_weights + shape.norms) + shape.vocab * shape.hidden * (2 - shape.tied)
+    size = format_size(FULL_FINE_TUNE * elements)
+    return f"adapter is not set; full fine-tuning takes {size} for weights, gradients and moments alone"
+
+
+def _notes(config: RunConfig, device: Device) -> list[str]:
+    notes = []
+    if config.lora_dropout or config.lora_modules_to_save:
+        key = "lora_dropout" if config.lora_dropout else "lora_modules_to_save"
+        notes.append(f"with {key} the model's own forward runs: it takes more memory and time than this")
+    if device.kind != "cuda":
+        notes.append(
+            "time on a CPU is rough: from one measured matrix product; --gpu h200 or --gpu 24GiB plans for a GPU"
+        )
+    if config.val_set_size or config.test_datasets:
+        notes.append("validation is not counted")
+    return notes
