@@ -14,6 +14,7 @@ import torch
 
 from whet.engine.lora import base_of, lora_of, lora_problem, peeled
 from whet.engine.probe import activation_of, norm_of
+from whet.engine.quantised import read_nf4
 from whet.engine.spec import GROUPS, LayerParts, LayerSpec, ModelSpec, Rope, Tables, Unsupported
 
 WINDOWED = "sliding_attention"
@@ -146,19 +147,31 @@ def _spec(
 
 def _group(parent: Any, fused: str, separate: tuple[str, ...]) -> list[torch.nn.Module]:
     names = (fused,) if hasattr(parent, fused) else separate
-    found = []
+    found: list[torch.nn.Module] = []
+    kinds = set()
     for name in names:
         module = getattr(parent, name, None)
         if module is None:
             raise _Unknown(f"it has no {name}")
         if problem := lora_problem(module):
             raise _Unknown(f"{name}: {problem}")
-        weight: Any = getattr(base_of(module), "weight", None)
-        dense = weight is not None and weight.dtype in DENSE and weight.dim() == 2
-        if not isinstance(base_of(module), torch.nn.Linear) or not (dense or hasattr(weight, "quant_state")):
-            raise _Unknown(f"{name}: {type(base_of(module)).__name__} is no linear layer of a known storage")
+        kinds.add(_storage(base_of(module), name))
         found.append(module)
+    if len(kinds) > 1:
+        raise _Unknown(f"of {', '.join(names)} some are quantised and some are not")
     return found
+
+
+def _storage(base: Any, name: str) -> str:
+    """ "dense" or "nf4"."""
+    if not isinstance(base, torch.nn.Linear):
+        raise _Unknown(f"{name}: {type(base).__name__} is no linear layer")
+    if base.weight.dtype in DENSE and base.weight.dim() == 2 and not hasattr(base.weight, "quant_state"):
+        return "dense"
+    packed = read_nf4(base)
+    if isinstance(packed, str):
+        raise _Unknown(f"{name}: {packed} ({type(base).__name__}, {base.weight.dtype})")
+    return "nf4"
 
 
 def _only_known(parent: Any, known: set[str]) -> None:
@@ -260,7 +273,10 @@ def _whole_tables(rotary: Any, positions_BT: torch.Tensor, dtype: torch.dtype) -
     """What the model's own module gives, (B, T, 2 C) each. Gemma 3's holds a table for each kind of layer."""
     like = torch.empty(0, dtype=dtype, device=positions_BT.device)
     if not isinstance(getattr(rotary, "rope_type", None), dict):
-        return {"global": rotary(like, positions_BT)}
+        pair = rotary(like, positions_BT)
+        if not isinstance(pair, tuple) or len(pair) != 2:
+            raise _Unknown(f"{type(rotary).__name__} gives no cosines and sines")
+        return {"global": pair}
     names = {"global": "full_attention", "local": WINDOWED}
     kinds = {name: kind for name, kind in names.items() if kind in rotary.rope_type}
     return {name: rotary(like, positions_BT, layer_type=kind) for name, kind in kinds.items()}
