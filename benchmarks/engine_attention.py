@@ -194,7 +194,7 @@ def rates_of(rows: list[dict[str, Any]]) -> dict[str, list[float]]:
         found = {
             row["documents"]: row["tflops"] for row in wide if row["kernel"] == kernel and row["documents"] in wanted
         }
-        out[kernel] = [found.get(str(length), 0.0) for length in RATE_LENGTHS]
+        out[kernel] = [found.get(str(length), 0.0) for length in RATE_LENGTHS]  # 0: one document is no batch
     both: dict[tuple[str, int], dict[str, float]] = {}
     for row in wide:
         ms = (row["forward"] + row["backward"]) / row["count"]

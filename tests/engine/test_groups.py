@@ -13,7 +13,7 @@ from whet.engine import storage
 from whet.engine.kernels.nf4 import dequantise_nf4
 from whet.engine.lora import base_of
 from whet.engine.quantised import quantise_nf4
-from whet.engine.weights import Group
+from whet.engine.weights import Group, Refresh
 
 T, K, WIDTHS = 11, 14, {"q": 12, "k": 6, "v": 10}
 
@@ -113,6 +113,21 @@ def test_refresh_follows_the_optimizer():
     y = group.forward(wider(x, group.R))
     torch.testing.assert_close(y, torch.cat([module(x) for module in modules], 1).detach())
     assert (stale - y).abs().max() > 0.1
+
+
+def test_many_groups_are_refreshed_together():
+    """Parameters that an optimizer has moved into a flat buffer are followed."""
+    layers = [projections({"q": 2, "v": 3}, seed=seed) for seed in range(3)]
+    groups = [Group(modules, torch.float64) for modules in layers]
+    refresh = Refresh(groups)
+    for group in groups:
+        for parameter in group.parameters:
+            parameter.data = torch.randn(parameter.numel() + 1, dtype=torch.float64)[1:].view(parameter.shape)
+    refresh.run()
+    x = torch.randn(T, K, dtype=torch.float64)
+    for group, modules in zip(groups, layers, strict=True):
+        want = torch.cat([module(x) for module in modules], 1).detach()
+        torch.testing.assert_close(group.forward(wider(x, group.R)), want)
 
 
 def test_weights_are_held_once_and_given_back():

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 
+from whet.engine.kernels.scatter import Copy, Scatter
 from whet.engine.lora import Lora, base_of, lora_of
 from whet.engine.storage import Dense, Nf4, Storage, StorageName
 
@@ -82,23 +83,14 @@ class Group:
             self.storage = Dense(bases, shape, dtype, device)
         self.refresh()
 
-    @torch.no_grad()
     def refresh(self) -> None:
-        """Copies A and s * B into the operands; after every optimizer step."""
-        for target, source, scale in self.copies():
-            if scale == 1.0:
-                target.copy_(source)
-            else:
-                target.copy_(source.detach() * scale)
-        self.storage.touched()
+        """Copies A and s * B into the operands; after every optimizer step. For a whole model: ``Refresh``."""
+        Refresh([self]).run()
 
-    def copies(self) -> list[tuple[torch.Tensor, torch.Tensor, float]]:
-        """What ``refresh`` does, as (target, parameter, factor): for one kernel over all groups of a model.
-
-        After copying by other means call ``storage.touched()``.
-        """
+    def copies(self) -> list[Copy]:
+        """What ``refresh`` copies, as (operand, parameter, factor)."""
         a_RK, b_NR = self.storage.a_RK, self.storage.b_NR
-        out: list[tuple[torch.Tensor, torch.Tensor, float]] = []
+        out: list[Copy] = []
         for lora, rows, columns in self._blocks:
             out += [(a_RK[columns], lora.A, 1.0), (b_NR[rows, columns], lora.B, lora.scale)]
         return out
@@ -175,6 +167,23 @@ class Group:
     def release(self) -> None:
         """Gives the modules weights of their own again, in place of views; the group is of no more use."""
         self.storage.release()
+
+
+class Refresh:
+    """``refresh`` of many groups as one kernel: make it once, run it after every optimizer step.
+
+    The parameters may be given other memory in between; the groups' buffers stay where they are.
+    """
+
+    def __init__(self, groups: Sequence[Group]) -> None:
+        self._groups = list(groups)
+        self._scatter = Scatter([copy for group in groups for copy in group.copies()])
+
+    def run(self) -> None:
+        """Copies the adapters of all groups into their operands."""
+        self._scatter.run()
+        for group in self._groups:
+            group.storage.touched()
 
 
 def _wide_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
