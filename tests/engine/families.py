@@ -1,13 +1,16 @@
 """A tiny random model of every family the engine reads, with LoRA through PEFT.
 
-Sizes are odd where a family allows it (three layers, heads * head_dim unlike hidden, a vocabulary of 97).
+Sizes are odd where a family allows it (three layers, heads * head_dim unlike hidden, a vocabulary of 97). ``nf4=True``
+stores the linear layers of the decoder as bitsandbytes does, without bitsandbytes.
 """
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
@@ -20,6 +23,9 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
+from whet.engine.kernels.nf4 import dequantise_nf4
+from whet.engine.quantised import quantise_nf4, read_nf4
 
 VOCAB, WINDOW = 97, 5
 SIZES: dict[str, Any] = {
@@ -76,7 +82,35 @@ FUSED = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 SEPARATE = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-def plain_model(family: str, dtype: torch.dtype = torch.float64, seed: int = 0, **changes: Any) -> Any:
+class FourBit(torch.nn.Linear):
+    """A linear layer as bitsandbytes' Linear4bit: packed bytes in ``weight``, computed in ``dtype``."""
+
+    def __init__(self, dense: torch.nn.Linear, dtype: torch.dtype) -> None:
+        super().__init__(dense.in_features, dense.out_features, bias=False, device="meta")
+        nf4 = quantise_nf4(dense.weight.to(dtype) if dtype != torch.float64 else dense.weight.float())
+        self.weight = torch.nn.Parameter(nf4.packed[:, None].clone(), requires_grad=False)
+        self.weight.quant_state = SimpleNamespace(
+            quant_type="nf4", absmax=nf4.absmax, shape=nf4.shape, dtype=nf4.dtype, blocksize=nf4.block, state2=None
+        )
+        self.bias, self.compute_dtype = dense.bias, dtype
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x.to(self.compute_dtype), dense_weight(self, self.compute_dtype), self.bias).to(x.dtype)
+
+
+def dense_weight(base: Any, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """The weight (N, K) of a linear layer, dequantised where it is packed."""
+    nf4 = read_nf4(base)
+    if isinstance(nf4, str):
+        return base.weight.to(dtype)
+    out_NK = torch.empty(nf4.shape, dtype=dtype)
+    dequantise_nf4(nf4, out_NK)
+    return out_NK
+
+
+def plain_model(
+    family: str, dtype: torch.dtype = torch.float64, seed: int = 0, *, nf4: bool = False, **changes: Any
+) -> Any:
     """A model in eval mode, frozen; every number is random, norms and biases too, so that no one or zero hides a fault.
 
     Attention is torch's own (float64 throughout), but eager for Gemma 2: only that caps scores (softmax in float32).
@@ -92,7 +126,12 @@ def plain_model(family: str, dtype: torch.dtype = torch.float64, seed: int = 0, 
                 weight.copy_(0.3 * torch.randn_like(weight) + (0.0 if "gemma" in family or "bias" in name else 1.0))
             else:
                 weight.copy_(torch.randn_like(weight) * (0.3 if "embed" in name else 0.15))
-    return model.to(dtype).eval().requires_grad_(False)
+    model.to(dtype).eval().requires_grad_(False)
+    for layer in model.model.layers if nf4 else []:
+        for name, module in list(layer.named_modules()):
+            if isinstance(module, torch.nn.Linear):
+                layer.set_submodule(name, FourBit(module, dtype))
+    return model
 
 
 def targets_of(family: str) -> tuple[str, ...]:
@@ -100,10 +139,12 @@ def targets_of(family: str) -> tuple[str, ...]:
     return FUSED if family.startswith("phi3") else SEPARATE
 
 
-def lora_model(family: str, dtype: torch.dtype = torch.float64, seed: int = 0, **lora: Any) -> Any:
+def lora_model(
+    family: str, dtype: torch.dtype = torch.float64, seed: int = 0, *, nf4: bool = False, **lora: Any
+) -> Any:
     """``plain_model`` under PEFT: every linear layer has an adapter whose A and B are random, rank 3, scale 2."""
     settings = {"r": 3, "lora_alpha": 6, "target_modules": list(targets_of(family)), "lora_dropout": 0.0, **lora}
-    model = get_peft_model(plain_model(family, dtype, seed), LoraConfig(task_type="CAUSAL_LM", **settings))
+    model = get_peft_model(plain_model(family, dtype, seed, nf4=nf4), LoraConfig(task_type="CAUSAL_LM", **settings))
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_" in name:

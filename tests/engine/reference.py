@@ -1,7 +1,7 @@
 """What the engine must compute, written plainly: one layer and the whole loss in float64, gradients by autograd.
 
-Nothing here is shared with the engine but the specification and PEFT's reader. The rotation's tables come from the
-model's own module (float32). See ``whet/engine/spec.py`` for the layer in six lines.
+Nothing here is shared with the engine but the specification, PEFT's reader and the plain dequantiser. The rotation's
+tables come from the model's own module (float32). See ``whet/engine/spec.py`` for the layer in six lines.
 
 T tokens of all documents, one after the other; D hidden size; H query heads; G key/value heads; E head size; C half of
 the rotated part; V vocabulary.
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
+from families import dense_weight
 
 from whet.engine.lora import base_of, lora_of
 from whet.engine.spec import LayerParts, LayerSpec, ModelSpec, Tables
@@ -85,7 +86,7 @@ def _project(modules: list[torch.nn.Module], x_TK: torch.Tensor) -> torch.Tensor
     outputs = []
     for module in modules:
         base, lora = base_of(module), lora_of(module)
-        y_TN = F.linear(x_TK, base.weight.double(), None if base.bias is None else base.bias.double())
+        y_TN = F.linear(x_TK, dense_weight(base), None if base.bias is None else base.bias.double())
         if lora is not None:
             y_TN = y_TN + lora.scale * (x_TK @ lora.A.double().T) @ lora.B.double().T
         outputs.append(y_TN)

@@ -36,6 +36,15 @@ def test_a_right_engine_passes(family, dtype):
     assert self_check(spec, engine_of(spec), model) == ""
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_quantised_weights(dtype):
+    model = lora_model("llama_biases", dtype, nf4=True)
+    spec = read_model(model)
+    assert self_check(spec, engine_of(spec), model) == ""
+    wrong = engine_of(spec, lambda layer: replace(layer, scale=layer.scale * 1.5))
+    assert "layer 0 is off" in self_check(spec, wrong, model)
+
+
 FAULTS = {
     "scale": lambda layer: replace(layer, scale=layer.scale * 1.1),
     "window": lambda layer: replace(layer, window=None if layer.window is None else layer.window + 1),

@@ -30,10 +30,13 @@ def distance(a, b):
     return ((a - b).norm() / b.norm()).item()
 
 
+CASES = [(family, False) for family in FAMILIES] + [(family, True) for family in ("llama_biases", "gemma3", "phi3")]
+
+
 @pytest.mark.parametrize("lengths", LENGTHS, ids=["one", "packed"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_logits_loss_and_gradients_are_those_of_the_model(family, lengths):
-    model = lora_model(family)
+@pytest.mark.parametrize(("family", "nf4"), CASES)
+def test_logits_loss_and_gradients_are_those_of_the_model(family, nf4, lengths):
+    model = lora_model(family, nf4=nf4)
     ids_1T, positions_1T = packed(lengths)
     labels_1T = torch.where(torch.arange(ids_1T.shape[1]) % 3 == 0, IGNORE, ids_1T)
     adapters = [weight for weight in model.parameters() if weight.requires_grad]

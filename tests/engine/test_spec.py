@@ -50,6 +50,12 @@ def test_sizes_are_those_of_the_modules(family):
             assert {base.weight.shape[1] for base in bases} == {layer.sizes(name)[1]}
 
 
+@pytest.mark.parametrize("family", ["llama_biases", "phi3"])
+def test_four_bit_weights_have_the_numbers_of_the_dense_ones(family):
+    dense, packed = spec_of(lora_model(family)), spec_of(lora_model(family, nf4=True))
+    assert [layer for layer, _ in dense.layers] == [layer for layer, _ in packed.layers]
+
+
 def numbers(family: str) -> list:
     return [layer for layer, _ in spec_of(plain_model(family)).layers]
 
@@ -199,6 +205,9 @@ def test_weights_that_are_not_there_or_packed_in_an_unknown_way():
     assert "not loaded" in reason(model)
     packed = plain_model("llama")
     packed.model.layers[0].mlp.up_proj.weight = torch.nn.Parameter(torch.zeros(4, dtype=torch.int8), False)
+    mixed = plain_model("qwen2", nf4=True)
+    mixed.model.layers[1].self_attn.v_proj = plain_model("qwen2").model.layers[1].self_attn.v_proj
+    assert reason(mixed) == "layer 1: of q_proj, k_proj, v_proj some are quantised and some are not"
     assert "up_proj: a weight is not bitsandbytes' 4-bit kind (Linear, torch.int8)" in reason(packed)
 
 
