@@ -8,7 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from live_bytes import LiveBytes
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
+import whet.engine.layer as layer_module
+from whet.engine.attention import documents_of
+from whet.engine.forward import Engine
+from whet.engine.layer import Batch, keep, layer_backward, layer_forward
 from whet.engine.memory import (
     POLICIES,
     Work,
@@ -19,7 +26,9 @@ from whet.engine.memory import (
     layer_bytes,
     weight_bytes,
 )
-from whet.engine.shape import FAMILIES, Shape, shape_of_config
+from whet.engine.shape import FAMILIES, Shape, shape_of_config, shape_of_model
+from whet.engine.weights import Group
+from whet.models.adapters import quiet_peft
 
 LLAMA_8B = {
     "model_type": "llama",
@@ -31,6 +40,17 @@ LLAMA_8B = {
     "vocab_size": 128256,
     "tie_word_embeddings": False,
 }
+KERNELS = (
+    "rms_norm",
+    "rms_norm_backward",
+    "glu",
+    "glu_backward_",
+    "rope_",
+    "copy_rows",
+    "attention",
+    "attention_backward",
+)
+ORIGINAL = {name: getattr(layer_module, name) for name in KERNELS} | {"wgrad": Group.wgrad}
 SPARE_COLUMNS = 2 * 32  # gu's, in bytes: the published figure for "none" leaves them out
 
 
@@ -137,48 +157,68 @@ def test_an_unknown_policy_is_named() -> None:
         kept_per_token(llama(), "attn")
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
-@pytest.mark.parametrize("policy", POLICIES)
-def test_a_layer_of_the_engine_keeps_what_the_model_says(family: str, policy: Any) -> None:
-    pytest.importorskip("whet.engine.forward")
-    from peft import LoraConfig, get_peft_model
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    from whet.engine.forward import Engine
-    from whet.engine.layer import Batch, keep, layer_forward
-    from whet.engine.shape import shape_of_model
-
-    numbers = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64}
+@pytest.fixture(scope="module", params=["llama", "qwen3", "gemma2"])
+def engine(request: pytest.FixtureRequest) -> tuple[Engine, Shape]:
+    """An engine of a tiny model, and the shape that the plan has for it."""
+    numbers = {"hidden_size": 32, "intermediate_size": 112, "num_hidden_layers": 2, "vocab_size": 64}
     numbers |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
-    config = AutoConfig.for_model(family, **numbers)
-    model = get_peft_model(
-        AutoModelForCausalLM.from_config(config), LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM")
-    )
-    engine: Any = Engine.attach(model)
-    shape = shape_of_model(engine.spec, width=4, pad=8)
+    config = AutoConfig.for_model(request.param, **numbers)
+    lora = LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM")
+    with quiet_peft():
+        attached = Engine.attach(get_peft_model(AutoModelForCausalLM.from_config(config), lora))
+    assert isinstance(attached, Engine)
+    shape = shape_of_model(attached.spec, width=4, pad=8)
     assert shape == shape_of_config(config, rank=3, width=4, pad=8)
-    positions = torch.cat([torch.arange(7), torch.arange(4)])[None]
-    x = torch.randn(11, 32)
-    from whet.engine.attention import documents_of
+    return attached, shape
 
-    batch = Batch(documents_of(positions), engine.spec.rotary(positions, x.dtype))
+
+def batch_of(engine: Engine, tokens: int) -> Batch:
+    positions = torch.cat([torch.arange(tokens - 5), torch.arange(5)])[None]
+    return Batch(documents_of(positions), engine.spec.rotary(positions, torch.float32))
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_layer_keeps_what_the_table_says(engine: tuple[Engine, Shape], policy: Any) -> None:
+    attached, shape = engine
     with torch.no_grad():
-        _, kept = layer_forward(x, engine.layers[0], batch)
-    assert kept_bytes(keep(kept, policy)) == 11 * kept_per_token(shape, policy)
+        _, kept = layer_forward(torch.randn(11, 32), attached.layers[0], batch_of(attached, 11))
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors(keep(kept, policy))}
+    assert sum(storage.nbytes() for storage in storages.values()) == 11 * kept_per_token(shape, policy)
 
 
-def kept_bytes(kept: dict[str, Any]) -> int:
-    """Bytes of the storages that the tensors of a layer lie in, each counted once."""
-    storages: dict[int, int] = {}
+@pytest.mark.parametrize("policy", POLICIES)
+def test_a_layer_takes_what_the_lists_say(
+    engine: tuple[Engine, Shape], policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forward to the byte; the backward up to the adapters' gradients, which come after its highest point."""
+    attached, shape = engine
+    layer, batch, tokens = attached.layers[0], batch_of(attached, 64), 64
+    x, dy = torch.randn(tokens, 32), torch.randn(tokens, 32)
+    held = [group.storage.buffer for group in layer.groups] + layer.parameters + tensors(batch.tables)
+    expected = layer_bytes(shape, policy, tokens)
+    with torch.no_grad():
+        with counted([x, batch.documents.cu, *held], monkeypatch) as live:
+            y, kept = layer_forward(x, layer, batch)
+        assert live.highest == expected.forward
+        left = keep(kept, policy)
+        del y, kept
+        with counted([dy, batch.documents.cu, *held, *tensors(left)], monkeypatch) as live:
+            layer_backward(dy, left, layer, batch)
+    gradients = shape.layer_adapters * 4
+    assert live.highest <= expected.backward - dy.nbytes <= live.highest + gradients
 
-    def visit(value: Any) -> None:
-        if isinstance(value, torch.Tensor):
-            storages[value.untyped_storage().data_ptr()] = value.untyped_storage().nbytes()
-        elif isinstance(value, tuple | list):
-            for item in value:
-                visit(item)
-        elif isinstance(value, dict):
-            visit(list(value.values()))
 
-    visit(kept)
-    return sum(storages.values())
+def counted(known: list[Any], monkeypatch: pytest.MonkeyPatch) -> LiveBytes:
+    live = LiveBytes(known)
+    for name in KERNELS:
+        monkeypatch.setattr(layer_module, name, live.kernel(ORIGINAL[name]))
+    monkeypatch.setattr(Group, "wgrad", live.kernel(ORIGINAL["wgrad"]))
+    return live
+
+
+def tensors(value: Any) -> list[torch.Tensor]:
+    """All tensors inside."""
+    if isinstance(value, torch.Tensor):
+        return [value]
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else ()
+    return [tensor for item in items for tensor in tensors(item)]
