@@ -43,7 +43,8 @@ def test_is_the_definition(scores, heads, groups, dtype, bound):
 @pytest.mark.parametrize("scores", VARIANTS, ids=str)
 @pytest.mark.parametrize("block", [1, 200, 1 << 24])
 def test_blocks_of_rows_do_not_matter(scores, block, monkeypatch):
-    monkeypatch.setattr(attention_plain, "BLOCK_SCORES", block)
+    monkeypatch.setattr(attention_plain, "BLOCK_SCORES", {"cpu": block})
+    monkeypatch.setattr(attention_plain, "WINDOW_ROWS", 3)
     monkeypatch.setattr(attention_plain, "_has_flash", lambda *_: False)
     qkv, do = heads_of(53, 6, 2), torch.randn(53, 6, E, dtype=torch.float64)
     assert off(both(qkv, do, (20, 33), scores), wanted(qkv, do, (20, 33), scores)) < 1e-13
