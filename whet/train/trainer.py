@@ -21,6 +21,7 @@ from whet.models.parts import halves
 from whet.train.callbacks import RecordMetrics, ShowProgress, StopOnInterrupt, TokenMeter
 from whet.train.checkpoint import remove_incomplete
 from whet.train.engine import engine_for, recomputes
+from whet.train.flat import FlatAdapters
 from whet.train.optim import adapter_optimizer
 
 Batch = dict[str, torch.Tensor]
@@ -65,6 +66,7 @@ class WhetTrainer(Trainer):
         self.model_accepts_loss_kwargs = True  # the loss is divided by the step's tokens here, not by transformers
         self.loss_is_scaled_for_ga = True
         self.meter = TokenMeter()
+        self.flat: FlatAdapters | None = None
         own = self.accelerator.unwrap_model(self.model)
         processes = self.accelerator.num_processes
         self.engine = engine_for(own, recompute=recomputes(own, args), processes=processes) if train_dataset else None
@@ -93,10 +95,14 @@ class WhetTrainer(Trainer):
         if trainer.optimizer is None and trainer.optimizer_cls_and_kwargs is None:
             trained = trainer.model if model is None else model
             trainer.optimizer = adapter_optimizer(trained, self.args, self.get_decay_parameter_names(trained))
-        optimizer = super().create_optimizer(model) if trainer.optimizer is None else trainer.optimizer
-        if self.engine is not None:
-            optimizer.register_step_post_hook(self.engine.changed)
-        return optimizer
+            self.flat = trainer.optimizer.flat if trainer.optimizer is not None else None
+        return super().create_optimizer(model) if trainer.optimizer is None else trainer.optimizer
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        if self.flat is None:
+            return super()._clip_grad_norm(model)
+        self.accelerator.unscale_gradients()
+        return self.flat.clip_(self.args.max_grad_norm)
 
     def train(self, resume_from_checkpoint: Any = None, **kwargs: Any) -> Any:
         """Train; a failed write leaves no half checkpoint behind.
@@ -128,6 +134,8 @@ class WhetTrainer(Trainer):
         here = int((labels_BT[:, 1:] != IGNORE).sum())
         count = here if num_items_in_batch is None else num_items_in_batch
         if self.model.training:
+            if self.flat is not None:
+                self.flat.attach()  # transformers sets gradients to None after each step
             self.meter.add(self._real_tokens(inputs), here)
         loss = total / max(int(count), 1)
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
