@@ -16,6 +16,7 @@ from whet.engine import attention as module
 from whet.engine import attention_cuda, attention_plain
 from whet.engine.attention import Documents, attention, documents_of
 from whet.engine.attention_choice import Shape, bucket, choose
+from whet.engine.attention_cpu import batches_of
 from whet.engine.documents import Scores
 
 LENGTHS = (5, 1, 33, 70, 2)
@@ -38,6 +39,17 @@ def test_is_the_definition(scores, heads, groups, dtype, bound):
     assert [t.dtype for t in got] == [dtype] * 4
     assert [t.shape for t in got] == [do.shape, *(t.shape for t in qkv)]
     assert off(got, wanted(qkv, do, LENGTHS, scores)) < bound
+
+
+@pytest.mark.parametrize("lengths", [(7, 7, 7), (3, 7, 300, 16, 17, 5, 300, 290, 1), (16, 9, 16), (1,), (260,)])
+def test_short_documents_are_batched(lengths):
+    """Equal neighbours as a view, others gathered with repeated rows, long ones alone."""
+    qkv, do = heads_of(sum(lengths), 6, 2), torch.randn(sum(lengths), 6, E, dtype=torch.float64)
+    assert off(both(qkv, do, lengths, Scores(SCALE)), wanted(qkv, do, lengths, Scores(SCALE))) < 1e-13
+    counts = [batch.documents for batch in batches_of(lengths)]
+    assert sum(counts) == len(lengths) and len(counts) == len(
+        {-(-n // 16) if n <= 256 else -i for i, n in enumerate(lengths)}
+    )
 
 
 @pytest.mark.parametrize("scores", VARIANTS, ids=str)

@@ -1,6 +1,6 @@
-"""Attention one document at a time: aten's flash attention on the CPU, a blockwise plain form everywhere.
+"""Attention in plain PyTorch, one document at a time; without softcap and window the CPU takes aten's flash attention.
 
-The plain form is the specification: any dtype, softcap, window. It makes scores in blocks of rows, so memory grows
+The plain form is the specification: any device and dtype, softcap, window. It makes scores in blocks of rows, so memory grows
 with T, not with T squared. Key/value heads are never repeated: the query heads of one of them are rows of one product.
 
 T tokens, H query heads, G key/value heads, g = H / G, E head size, L tokens of a document, S rows of a block times g.
@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from whet.engine import attention_cpu
 from whet.engine.documents import Scores
 
 # Scores of one block: 2 MiB in float32 on a CPU (stays in the cache: 1,024 tokens with softcap took 117 + 164 ms on one
 # core, 442 + 535 as one block), 256 MiB on a GPU (not measured). Small blocks of rows also skip most of what is masked.
 BLOCK_SCORES = {"cpu": 1 << 19, "cuda": 1 << 26}
 BLOCK_ROWS, WINDOW_ROWS = 512, 64
-
-_aten = torch.ops.aten
 
 
 def forward(
@@ -28,9 +27,11 @@ def forward(
     """o (T, H, E) in the dtype of q, and (lse (T, H),): the logarithm of each row's sum of exponentials."""
     o_THE = q_THE.new_empty(q_THE.shape)
     lse_TH = q_THE.new_empty(q_THE.shape[:2], dtype=_wide(q_THE.dtype))
-    for rows, length in _spans(lengths):
-        one = _flash if _has_flash(q_THE, length, scores) else _plain
-        o_THE[rows], lse_TH[rows] = one(q_THE[rows], k_TGE[rows], v_TGE[rows], scores)
+    if _has_flash(q_THE, lengths, scores):
+        attention_cpu.forward(q_THE, k_TGE, v_TGE, o_THE, lse_TH, lengths, scores.scale)
+        return o_THE, (lse_TH,)
+    for rows in _spans(lengths):
+        o_THE[rows], lse_TH[rows] = _plain(q_THE[rows], k_TGE[rows], v_TGE[rows], scores)
     return o_THE, (lse_TH,)
 
 
@@ -46,19 +47,21 @@ def backward(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """dq (T, H, E), dk and dv (T, G, E) in the dtype of q."""
     (lse_TH,) = saved
-    out = tuple(t.new_empty(t.shape) for t in (q_THE, k_TGE, v_TGE))
-    for rows, length in _spans(lengths):
-        one = _flash_backward if _has_flash(q_THE, length, scores) else _plain_backward
-        grads = one(do_THE[rows], q_THE[rows], k_TGE[rows], v_TGE[rows], o_THE[rows], lse_TH[rows], scores)
+    out = (q_THE.new_empty(q_THE.shape), k_TGE.new_empty(k_TGE.shape), v_TGE.new_empty(v_TGE.shape))
+    if _has_flash(q_THE, lengths, scores):
+        attention_cpu.backward(do_THE, (q_THE, k_TGE, v_TGE), o_THE, lse_TH, out, lengths, scores.scale)
+        return out
+    for rows in _spans(lengths):
+        grads = _plain_backward(do_THE[rows], q_THE[rows], k_TGE[rows], v_TGE[rows], o_THE[rows], lse_TH[rows], scores)
         for target, grad in zip(out, grads, strict=True):
             target[rows] = grad
     return out
 
 
-def _spans(lengths: Sequence[int]) -> Iterator[tuple[slice, int]]:
+def _spans(lengths: Sequence[int]) -> Iterator[slice]:
     start = 0
     for length in lengths:
-        yield slice(start, start + length), length
+        yield slice(start, start + length)
         start += length
 
 
@@ -66,56 +69,9 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-# --------------------------------------------------------------------------------------------- aten's, on the CPU
-
-
-def _has_flash(q_THE: torch.Tensor, length: int, scores: Scores) -> bool:
-    seen = scores.window is None or scores.window >= length
+def _has_flash(q_THE: torch.Tensor, lengths: Sequence[int], scores: Scores) -> bool:
+    seen = scores.window is None or scores.window >= max(lengths)
     return q_THE.device.type == "cpu" and scores.softcap is None and seen
-
-
-def _flash(
-    q_LHE: torch.Tensor, k_LGE: torch.Tensor, v_LGE: torch.Tensor, scores: Scores
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """In float32 for bfloat16: its bfloat16 form is 5 times slower on CPUs without such products, and less exact."""
-    q, k, v = _grouped(q_LHE, k_LGE, v_LGE)
-    o_GgLE, lse_GgL = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scores.scale)
-    return o_GgLE.permute(2, 0, 1, 3).reshape(q_LHE.shape), lse_GgL.permute(2, 0, 1).reshape(q_LHE.shape[:2])
-
-
-def _flash_backward(
-    do_LHE: torch.Tensor,
-    q_LHE: torch.Tensor,
-    k_LGE: torch.Tensor,
-    v_LGE: torch.Tensor,
-    o_LHE: torch.Tensor,
-    lse_LH: torch.Tensor,
-    scores: Scores,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    q, k, v = _grouped(q_LHE, k_LGE, v_LGE)
-    do, o = (_by_group(t, k_LGE.shape[1]) for t in (do_LHE, o_LHE))
-    lse_GgL = lse_LH.unflatten(1, (k_LGE.shape[1], -1)).permute(1, 2, 0)
-    dq, dk, dv = _aten._scaled_dot_product_flash_attention_for_cpu_backward(
-        do, q, k, v, o, lse_GgL, 0.0, True, scale=scores.scale
-    )
-    return dq.permute(2, 0, 1, 3).reshape(q_LHE.shape), dk.sum(1).transpose(0, 1), dv.sum(1).transpose(0, 1)
-
-
-def _grouped(
-    q_LHE: torch.Tensor, k_LGE: torch.Tensor, v_LGE: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """As (G, g, L, E): a batch for each key/value head; keys and values are expanded without copies."""
-    groups, each = k_LGE.shape[1], q_LHE.shape[1] // k_LGE.shape[1]
-    k, v = (_by_group(t, groups).expand(-1, each, -1, -1) for t in (k_LGE, v_LGE))
-    return _by_group(q_LHE, groups), k, v
-
-
-def _by_group(t_LHE: torch.Tensor, groups: int) -> torch.Tensor:
-    """(L, H, E) as (G, g, L, E) in float32 or float64."""
-    return t_LHE.to(_wide(t_LHE.dtype)).unflatten(1, (groups, -1)).permute(1, 2, 0, 3)
-
-
-# ------------------------------------------------------------------------------------------------- the plain form
 
 
 def _plain(
