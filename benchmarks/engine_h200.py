@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 PEER = ROOT / ".peer"
 SETTINGS = "b8a1s2048n8w3,b2a4s2048n7w2"  # 8 x 2,048 first: a process's second setting starts from a used allocator
-POLICIES = "none+mlp+full+24gib"
+POLICIES = "none+mlp+full+24gib+resident"
 SHORTEST, LONGEST = 40, 180  # seconds of a task: with less time left none is started, with more it is stopped
 
 

@@ -192,7 +192,10 @@ def measure(trainer: Trainer, setting: Setting, rows: torch.Tensor, policy: str,
     if policy == "24gib":
         found = limited(trainer, setting, rows, storage)
     else:
-        trainer.engine.policies = [policy] * len(trainer.engine.layers)  # type: ignore[list-item]
+        if policy == "resident":  # none, with 16-bit copies of all weights; comes last, the copies stay
+            trainer.engine.make_resident()
+        name = "none" if policy == "resident" else policy
+        trainer.engine.policies = [name] * len(trainer.engine.layers)  # type: ignore[list-item]
         found = attempt(trainer, setting, rows) or {"error": "out of memory"}
     return {
         "policy": policy,

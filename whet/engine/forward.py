@@ -8,7 +8,7 @@ B rows of S tokens, T = B S, D hidden size, V vocabulary, N positions that predi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from whet.engine.loss import IGNORE, head_loss, module_loss
 from whet.engine.quantised import read_nf4
 from whet.engine.read import read_model
 from whet.engine.spec import GROUPS, LayerParts, ModelSpec, Unsupported
+from whet.engine.storage import Nf4
 from whet.engine.weights import Group
 
 
@@ -101,6 +102,14 @@ class Engine:
                 for group in layer.groups:
                     group.refresh()
             self._seen = versions
+
+    def make_resident(self, layers: Iterable[int] | None = None) -> None:
+        """Hold the quantised weights of these layers (None: of all) in 16 bits beside the model's own, where memory is
+        plenty: they are not dequantised again in every step."""
+        for number in range(len(self.layers)) if layers is None else layers:
+            for group in self.layers[number].groups:
+                if isinstance(group.storage, Nf4):
+                    group.storage.make_resident()
 
     def release(self) -> None:
         """Give the model weights of its own again; the engine is of no more use."""

@@ -150,6 +150,13 @@ class Nf4:
             holders[key] = Holder(torch.zeros(n_rows + n_lora, n_columns + n_lora, dtype=dtype, device=device))
         self._holder: Holder = holders[key]
 
+    def make_resident(self) -> None:
+        """A dense copy of this group's weights from now on."""
+        if self._resident:
+            return
+        self._resident, self._stale = True, True
+        self._holder = Holder(torch.zeros_like(self._holder.buffer))
+
     @property
     def buffer(self) -> torch.Tensor:
         return self._holder.buffer
