@@ -1,7 +1,7 @@
 """Attention in plain PyTorch, one document at a time; without softcap and window the CPU takes aten's flash attention.
 
 The plain form is the specification: any device and dtype, softcap, window. It makes scores in blocks of rows, so memory
-grows with T, not with T squared. Key/value heads are never repeated: the query heads of one of them are rows of one product.
+grows with T, not with T squared. Key/value heads are never repeated: query heads of one of them are rows of a product.
 
 T tokens, H query heads, G key/value heads, g = H / G, E head size, L tokens of a document, S rows of a block times g.
 """
