@@ -23,7 +23,7 @@ from whet.engine.quantised import read_nf4
 from whet.engine.read import read_model
 from whet.engine.spec import GROUPS, LayerParts, ModelSpec, Unsupported
 from whet.engine.storage import Nf4
-from whet.engine.weights import Group
+from whet.engine.weights import Group, Refresh
 
 
 class Engine:
@@ -43,6 +43,7 @@ class Engine:
             for numbers, parts in spec.layers
         ]
         self.policies: list[Policy] = [policies] * len(self.layers) if isinstance(policies, str) else list(policies)
+        self._refresh = Refresh([group for layer in self.layers for group in layer.groups])
         self._parameters = [parameter for layer in self.layers for parameter in layer.parameters]
         self._seen = self._versions()
 
@@ -98,9 +99,7 @@ class Engine:
         """Take over adapter weights that an optimizer, or a loaded checkpoint, has changed."""
         versions = self._versions()
         if versions != self._seen:
-            for layer in self.layers:
-                for group in layer.groups:
-                    group.refresh()
+            self._refresh.run()
             self._seen = versions
 
     def make_resident(self, layers: Iterable[int] | None = None) -> None:

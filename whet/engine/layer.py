@@ -148,8 +148,9 @@ def layer_backward(
     if "qkv" not in kept:
         _attend(kept, layer, batch)
         _add_attention(kept, layer, rows_N)
-    dx2_ND, mlp_grads = _mlp_backward(dy_ND, kept, layer)
-    do_NA, o_grads = _output_backward(dx2_ND, kept, layer, rows_N)
+    dx2_NDR, mlp_grads = _mlp_backward(dy_ND, kept, layer)
+    do_NA, o_grads = _output_backward(dx2_NDR, kept, layer, rows_N)
+    dx2_ND = dx2_NDR[:, : layer.spec.hidden]
     dx_TD, qkv_grads = _attention_backward(do_NA, dx2_ND, kept, layer, batch, rows_N, needs_input)
     return dx_TD, [*qkv_grads, *o_grads, *mlp_grads]
 
@@ -239,7 +240,7 @@ def _gate_up(kept: Kept, layer: Layer, n2_NDR: torch.Tensor) -> None:
 
 
 def _mlp_backward(dy_ND: torch.Tensor, kept: Kept, layer: Layer) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Gradient of x2, and of gate_up's and down's adapters."""
+    """Gradient of x2, with the spare columns of o, and of gate_up's and down's adapters."""
     spec, parts = layer.spec, layer.parts
     n2_NDR, kept["r2"] = _norm_into(kept["x2"], parts.pre_mlp_norm, layer.gate_up.R, spec)
     if "gu" not in kept:
@@ -257,15 +258,20 @@ def _mlp_backward(dy_ND: torch.Tensor, kept: Kept, layer: Layer) -> tuple[torch.
     gate_up_grads = layer.gate_up.wgrad(gu_NFR, n2_NDR[:, : spec.hidden], kept["P2"])
     for name in MLP_INPUTS:
         kept.pop(name, None)
-    dx2_ND = rms_norm_backward(dn2_ND, kept["x2"], parts.pre_mlp_norm, kept["r2"], spec.norm_offset, residual=dy_ND)
-    return dx2_ND, [*gate_up_grads, *down_grads]
+    dx2_NDR = dy_ND.new_empty(len(dy_ND), spec.hidden + layer.o.R)  # it is o's gradient too: spare columns save a copy
+    dx2_ND = dx2_NDR[:, : spec.hidden]
+    rms_norm_backward(dn2_ND, kept["x2"], parts.pre_mlp_norm, kept["r2"], spec.norm_offset, residual=dy_ND, out=dx2_ND)
+    return dx2_NDR, [*gate_up_grads, *down_grads]
 
 
 def _output_backward(
-    dx2_ND: torch.Tensor, kept: Kept, layer: Layer, rows_N: torch.Tensor | None
+    dx2_NDR: torch.Tensor, kept: Kept, layer: Layer, rows_N: torch.Tensor | None
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """Gradient of the attention's output for the selected tokens, and of o's adapters."""
-    da_NDR = _output_norm_backward(dx2_ND, kept, layer, ("a", "ra"), layer.parts.post_attention_norm, layer.o)
+    da_NDR = dx2_NDR
+    if layer.spec.post_norms:
+        dx2_ND = dx2_NDR[:, : layer.spec.hidden]
+        da_NDR = _output_norm_backward(dx2_ND, kept, layer, ("a", "ra"), layer.parts.post_attention_norm, layer.o)
     do_NA = layer.o.dgrad(da_NDR)
     return do_NA, layer.o.wgrad(da_NDR, _selected(kept["o"].flatten(1), rows_N), kept["Po"])
 
@@ -329,12 +335,13 @@ def _heads_backward(do_TA: torch.Tensor, kept: Kept, layer: Layer, batch: Batch,
         window=spec.window,
     )
     out = out_TN.unflatten(1, (spec.heads + 2 * spec.kv_heads, spec.head_dim))
-    dq, dk, dv = out.split([spec.heads, spec.kv_heads, spec.kv_heads], dim=1)
-    dv.copy_(grads[2])
+    dq, dk, _ = out.split([spec.heads, spec.kv_heads, spec.kv_heads], dim=1)
+    places = out_TN.split([n * spec.head_dim for n in (spec.heads, spec.kv_heads, spec.kv_heads)], dim=1)
+    copy_rows(grads[2].flatten(1), places[2])
     cos, sin = batch.tables[spec.rope]
     if not spec.qk_norm:
-        dq.copy_(grads[0])
-        dk.copy_(grads[1])
+        copy_rows(grads[0].flatten(1), places[0])
+        copy_rows(grads[1].flatten(1), places[1])
         rope_(out[:, : spec.heads + spec.kv_heads], cos, sin, inverse=True)
         return
     raw = kept["qkv"].unflatten(1, (spec.heads + 2 * spec.kv_heads, spec.head_dim))
