@@ -7,6 +7,7 @@ from typing import Any
 from whet.console import notice
 from whet.engine.check import self_check
 from whet.engine.forward import Engine
+from whet.engine.kernels.available import triton_problem
 from whet.engine.layer import Policy
 from whet.engine.spec import Unsupported
 
@@ -20,6 +21,9 @@ def engine_for(model: Any, *, recompute: bool, processes: int = 1) -> Engine | N
     """
     if processes > 1:
         return _none("several processes train together")
+    device = next(model.parameters()).device
+    if device.type == "cuda" and triton_problem():
+        return _none(triton_problem())
     policy: Policy = "full" if recompute else "none"
     engine = Engine.attach(model, policy)
     if isinstance(engine, Unsupported):
