@@ -1,4 +1,4 @@
-# make quickstart   the whole way on the sample task: train, compare, export, prove, ask (about eight minutes)
+# make quickstart   the whole way on the sample task: train, compare, export, prove, ask (two to eight minutes)
 # make test         all tests
 # make check        ruff, mypy, the import order
 # make clean        remove the environment and what tools left behind

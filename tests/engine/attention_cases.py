@@ -59,4 +59,5 @@ def wanted(heads: list[torch.Tensor], do: torch.Tensor, lengths: tuple[int, ...]
 
 
 def off(got: list[torch.Tensor], want: list[torch.Tensor]) -> float:
-    return max(((a.double() - b).norm() / b.norm()).item() for a, b in zip(got, want, strict=True))
+    """The largest relative difference; of what should be zero (one token alone) the size itself."""
+    return max(((a.double() - b).norm() / (b.norm() or 1.0)).item() for a, b in zip(got, want, strict=True))
