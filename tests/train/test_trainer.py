@@ -130,7 +130,7 @@ def test_every_way_of_batching_gives_the_gradient_of_the_mean_over_tokens(
 ) -> None:
     expected, loss = plain_step(model, prepared)
     found, found_loss = step_of(model, prepared, tmp_path, micro=micro, accumulate=accumulate, packed=packed)
-    assert difference(found, expected) <= 1e-5
+    assert difference(found, expected) <= 2e-5  # float32, sums in another order
     assert found_loss == pytest.approx(loss, rel=1e-5)
 
 
@@ -186,7 +186,7 @@ def test_a_model_that_caps_its_logits_runs_on_its_own_forward(prepared: Prepared
     expected, loss = plain_step(model, prepared)
     found, found_loss = step_of(model, prepared, tmp_path, micro=2, accumulate=2)
     assert trainer_of(model, prepared, tmp_path).halves is None
-    assert difference(found, expected) <= 1e-5
+    assert difference(found, expected) <= 2e-5  # float32, sums in another order
     assert found_loss == pytest.approx(loss, rel=1e-5)
 
 

@@ -11,10 +11,10 @@ import typer
 def plan(
     config: Annotated[Path, typer.Argument(metavar="CONFIG.yml", help="The run's settings.", show_default=False)],
     max_memory: Annotated[
-        str | None, typer.Option(metavar="SIZE", help="Memory that training may take, such as 16GiB.")
+        str | None, typer.Option("--max-memory", metavar="SIZE", help="Memory that training may take, such as 16GiB.")
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option(metavar="GPU", help="Plan for another device: h200, or its memory, such as 24GiB.")
+        str | None, typer.Option("--gpu", metavar="DEVICE", help="Plan for another device: h200, or its memory, such as 24GiB.")
     ] = None,
     set_: Annotated[
         list[str] | None,
