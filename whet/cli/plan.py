@@ -14,7 +14,8 @@ def plan(
         str | None, typer.Option("--max-memory", metavar="SIZE", help="Memory that training may take, such as 16GiB.")
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option("--gpu", metavar="DEVICE", help="Plan for another device: h200, or its memory, such as 24GiB.")
+        str | None,
+        typer.Option("--gpu", metavar="DEVICE", help="Plan for another device: h200, or its memory, such as 24GiB."),
     ] = None,
     set_: Annotated[
         list[str] | None,
