@@ -212,3 +212,14 @@ def test_a_place_that_cannot_be_written_is_an_output_error(model: Any, prepared:
     trainer.args.output_dir = str(tmp_path / "file" / "run")
     with pytest.raises(OutputError):
         trainer.train()
+
+
+def test_the_trained_model_is_merged_and_saved_as_usual(model: Any, prepared: Prepared, tmp_path: Path) -> None:
+    """The engine holds the weights in its buffers while it trains, and gives them back."""
+    if not hasattr(model, "merge_and_unload"):
+        pytest.skip("a model without adapters")
+    step_of(model, prepared, tmp_path, micro=2, accumulate=1, packed=False)
+    assert all(parameter.is_contiguous() for parameter in model.parameters())
+    merged = copy.deepcopy(model).merge_and_unload()
+    merged.save_pretrained(tmp_path / "merged")
+    assert list((tmp_path / "merged").glob("*.safetensors"))

@@ -15,6 +15,7 @@ from transformers.trainer_callback import ProgressCallback
 from whet.console import MetricsLog, as_output_error, notice
 from whet.data.loader import PaddedDataset
 from whet.data.sampler import SeededSampler
+from whet.engine.forward import Engine
 from whet.engine.loss import IGNORE, labelled_loss
 from whet.errors import TrainingError
 from whet.models.parts import halves
@@ -67,10 +68,9 @@ class WhetTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.meter = TokenMeter()
         self.flat: FlatAdapters | None = None
-        own = self.accelerator.unwrap_model(self.model)
-        processes = self.accelerator.num_processes
-        self.engine = engine_for(own, recompute=recomputes(own, args), processes=processes) if train_dataset else None
-        self.halves = halves(own) if self.engine is None else None
+        self._released = False
+        self.halves = halves(self.accelerator.unwrap_model(self.model))
+        self.engine = self._engine() if train_dataset else None
         if self.engine is None and self.halves is None:
             notice("this model changes its logits after the head: its own forward is used, with all logits")
         self.interrupt = StopOnInterrupt()
@@ -81,6 +81,10 @@ class WhetTrainer(Trainer):
             self.add_callback(callback)
         if metrics is not None:
             self.add_callback(RecordMetrics(MetricsLog(metrics), self.meter))
+
+    def _engine(self) -> Engine | None:
+        own = self.accelerator.unwrap_model(self.model)
+        return engine_for(own, recompute=recomputes(own, self.args), processes=self.accelerator.num_processes)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler:
         """Random order; single rows of like length stand in one batch, so that little is padded."""
@@ -113,6 +117,8 @@ class WhetTrainer(Trainer):
         """
         self.meter.start()
         self.interrupt.install()
+        if self._released:
+            self.engine, self._released = self._engine(), False
         try:
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         except Exception as error:
@@ -122,6 +128,9 @@ class WhetTrainer(Trainer):
                 raise
             raise output_error from error
         finally:
+            if self.engine is not None:  # the weights become the model's own again: merge and save as usual
+                self.engine.release()
+                self.engine, self._released = None, True
             self.interrupt.remove()
             self._show.close()
 
