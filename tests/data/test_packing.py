@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whet.data.packing import length_groups, pack
+from whet.data.packing import pack
 
 LENGTHS = st.lists(st.integers(1, 64), max_size=200)
 
@@ -49,18 +47,3 @@ def test_rows_that_cannot_fit_are_refused():
     with pytest.raises(ValueError, match="1 to 10"):
         pack([0], 10)
     assert pack([], 10) == []
-
-
-@given(LENGTHS, st.integers(0, 5))
-def test_groups_hold_rows_of_like_length_within_the_budget(lengths, seed):
-    groups = length_groups(lengths, 128, seed)
-    assert sorted(row for group in groups for row in group) == list(range(len(lengths)))
-    assert all(len(group) * max(lengths[row] for row in group) <= 128 for group in groups)
-    spans = sorted((min(lengths[r] for r in g), max(lengths[r] for r in g)) for g in groups)
-    assert all(first[1] <= second[0] for first, second in pairwise(spans))
-    assert groups == length_groups(lengths, 128, seed)
-
-
-def test_groups_come_in_an_order_that_the_seed_decides():
-    lengths = list(range(1, 101))
-    assert length_groups(lengths, 200, 1) != length_groups(lengths, 200, 2)

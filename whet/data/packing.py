@@ -79,22 +79,3 @@ class _Bins:
             self.by_room[room] = []
             insort(self.rooms, room)
         self.by_room[room].append(number)
-
-
-def length_groups(lengths: Sequence[int] | np.ndarray, tokens_per_batch: int, seed: int) -> list[list[int]]:
-    """Batches of rows of like length: rows x longest row <= ``tokens_per_batch``, in seeded random order.
-
-    A row that is longer than ``tokens_per_batch`` is a batch of its own. Every row is in exactly one batch. The result
-    can be given to a ``DataLoader`` as its ``batch_sampler``.
-    """
-    sizes = np.asarray(lengths, dtype=np.int64)
-    generator = np.random.default_rng(seed)
-    shuffled = generator.permutation(sizes.size)
-    order = shuffled[np.argsort(sizes[shuffled], kind="stable")].tolist()
-    groups: list[list[int]] = []
-    for row in order:  # ascending: the row that joins is the longest of its group
-        if groups and (len(groups[-1]) + 1) * sizes[row] <= tokens_per_batch:
-            groups[-1].append(row)
-        else:
-            groups.append([row])
-    return [groups[i] for i in generator.permutation(len(groups))]
