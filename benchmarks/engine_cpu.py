@@ -16,13 +16,13 @@ import os
 import subprocess
 import sys
 import tempfile
-from importlib.util import find_spec
+import time
 from pathlib import Path
 from typing import Any
 
-from cpu_training import RANK, RATE, ROW_TOKENS, ROWS_A_STEP, clock, pairs, timed
 from record import record, spread
 
+ROW_TOKENS, ROWS_A_STEP, RANK, RATE = 256, 4, 16, 1e-3
 ROWS = {"starter": 300, "135m": 100}  # 10 and 4 steps
 VARIANTS: dict[str, dict[str, bool]] = {
     "whet_engine": {"engine": True},
@@ -34,6 +34,28 @@ VARIANTS: dict[str, dict[str, bool]] = {
 
 class Skipped(Exception):
     """A variant that cannot run here, and why."""
+
+
+def pairs(count: int) -> list[dict[str, str]]:
+    from whet.sample import train_rows
+
+    head = "<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
+    return [{"prompt": head.format(row.question), "completion": row.sql} for row in train_rows()[:count]]
+
+
+def clock() -> Any:
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):
+        """Seconds from the end of the first step to the end of the last, and the steps between."""
+
+        def on_step_end(self, args: object, state: object, control: object, **_: object) -> None:
+            self.last = time.perf_counter()
+            self.steps = getattr(self, "steps", -1) + 1
+            if self.steps == 0:
+                self.first = self.last
+
+    return Clock()
 
 
 def make_135m(folder: str) -> None:
@@ -62,8 +84,6 @@ def make_135m(folder: str) -> None:
 
 
 def run_whet(model_path: str, rows: list[dict[str, str]], folder: str, engine: bool) -> dict[str, float]:
-    if engine and find_spec("whet.engine.forward") is None:
-        raise Skipped("whet.engine.forward does not exist yet")
     from datasets import Dataset
 
     from whet import FastLanguageModel, SFTConfig, SFTTrainer
@@ -133,6 +153,14 @@ def run_trl(model_path: str, rows: list[dict[str, str]], folder: str, bf16: bool
     )
     tokens = sum(len(ids) for ids in trainer.train_dataset["input_ids"])
     return timed(trainer, timer, tokens)
+
+
+def timed(trainer: Any, timer: Any, tokens: int) -> dict[str, float]:
+    """Tokens of the steps after the first one, by their share of all steps."""
+    output = trainer.train()
+    counted = tokens * timer.steps / (timer.steps + 1)
+    seconds = timer.last - timer.first
+    return {"tokens": tokens, "seconds": seconds, "tokens_per_second": counted / seconds, "loss": output.training_loss}
 
 
 def worker(variant: str, model_path: str, rows: int) -> None:
