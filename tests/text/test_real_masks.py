@@ -121,3 +121,25 @@ def test_real_templates_mark_thinking_and_last_answers():
         assert last.spans == spans.spans[-1:], name
         marked += 1
     assert marked >= 25
+
+
+def test_random_conversations_in_real_templates():
+    """Ids are the template's own, and each trained range holds its answer. Nothing is trained of an empty answer in a
+    template that ends no answer."""
+    marked = set()
+    for name, jinja in real_templates().items():
+        tokenizer = with_template("qwen2", jinja)
+        for messages in samples(5, answered=True, system=False):
+            try:
+                row = encode_messages(tokenizer, messages)
+            except DataError:
+                continue
+            assert row.ids == tokenizer.apply_chat_template(messages, return_dict=False), name
+            answers = [m["content"].split("</think>")[-1].strip() for m in messages if m["role"] == "assistant"]
+            if len(row.trained) < len(answers):
+                assert not all(answers), name
+                continue
+            for (start, stop), answer in zip(row.trained, answers, strict=True):
+                assert answer in tokenizer.decode(row.ids[start:stop]), name
+            marked.add(name)
+    assert len(marked) >= 25

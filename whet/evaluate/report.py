@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +17,11 @@ from whet.evaluate.chart import Point, loss_curve
 from whet.evaluate.compare import Case, Comparison, verdict
 from whet.evaluate.report_style import STYLE
 from whet.evaluate.tasks.sql import wilson_interval
+from whet.text.html import safe
 
 SAMPLES = 12
 LONGEST_TEXT = 2_000  # characters of one answer that are shown
 WIDE_VALUE = 28  # characters: a longer value, such as a path, gets a row of its own
-
-# What a page must not hold: control characters (shown as their pictures), halves of surrogate pairs.
-_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def write_report(
@@ -74,31 +70,25 @@ def evenly_spaced(cases: Sequence[Case], count: int) -> list[Case]:
     return [cases[round(i * (len(cases) - 1) / (count - 1))] for i in range(count)]
 
 
-def _text(value: object) -> str:
-    """Any text, safe inside of elements and attributes."""
-    clean = _SURROGATE.sub("\ufffd", str(value)).translate(_CONTROL)
-    return escape(clean, quote=True)
-
-
 def _head(title: str) -> str:
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body><main>"
+        f"<title>{safe(title)}</title><style>{STYLE}</style></head><body><main>"
     )
 
 
 def _hero(title: str, comparison: Comparison | None) -> str:
     if comparison is None:
-        return f'<header class="hero"><h1>{_text(title)}</h1></header>'
+        return f'<header class="hero"><h1>{safe(title)}</h1></header>'
     sentence = verdict(comparison)
     return (
-        f'<header class="hero"><h1>{_text(title)}</h1>'
+        f'<header class="hero"><h1>{safe(title)}</h1>'
         f'<p class="numbers"><span class="was">{_percent(comparison.accuracy_before)}</span> '
         f'<span class="to" aria-label="to">→</span> '
         f'<span class="now">{_percent(comparison.accuracy_after)}</span></p>'
-        f'<p class="verdict">{_text(sentence[0].upper() + sentence[1:])}.</p></header>'
+        f'<p class="verdict">{safe(sentence[0].upper() + sentence[1:])}.</p></header>'
     )
 
 
@@ -110,7 +100,7 @@ def _bars(comparison: Comparison) -> str:
         "<section><h2>Right answers, before and after</h2>"
         '<p class="hint">The thin line on a bar is the 95% interval.</p><div class="bars">'
         + "".join(
-            f"<div><h3>{_text(name)} <small>{n:,} {'question' if n == 1 else 'questions'}</small></h3>"
+            f"<div><h3>{safe(name)} <small>{n:,} {'question' if n == 1 else 'questions'}</small></h3>"
             f"{_bar('before', before, n)}{_bar('after', after, n)}</div>"
             for name, (n, before, after) in rows.items()
         )
@@ -153,9 +143,9 @@ def _samples(comparison: Comparison, count: int) -> str:
 
 
 def _sample(case: Case) -> str:
-    tag = f'<span class="tag">{_text(case.group)}</span>' if case.group else ""
+    tag = f'<span class="tag">{safe(case.group)}</span>' if case.group else ""
     return (
-        f'<tbody><tr><th class="question" colspan="3" scope="rowgroup" dir="auto">{_text(_short(case.question))}{tag}'
+        f'<tbody><tr><th class="question" colspan="3" scope="rowgroup" dir="auto">{safe(_short(case.question))}{tag}'
         f"</th></tr><tr>{_cell('expected', case.gold, None)}{_cell('before', case.before, case.before_ok)}"
         f"{_cell('after', case.after, case.after_ok)}</tr></tbody>"
     )
@@ -163,7 +153,7 @@ def _sample(case: Case) -> str:
 
 def _cell(name: str, text: str, right: bool | None) -> str:
     kind, mark = {None: ("gold", ""), True: ("right", "✓ right"), False: ("wrong", "✗ wrong")}[right]
-    body = f'<pre dir="auto">{_text(_short(text)) or "<i>(empty)</i>"}</pre>'
+    body = f'<pre dir="auto">{safe(_short(text)) or "<i>(empty)</i>"}</pre>'
     return f'<td class="{kind}"><p class="label">{name} <span class="mark">{mark}</span></p>{body}</td>'
 
 
@@ -179,7 +169,7 @@ def _summary(summary: Mapping[str, Any]) -> str:
 
 def _entry(name: str, value: str) -> str:
     wide = ' class="wide"' if len(value) > WIDE_VALUE else ""
-    return f'<div{wide}><dt>{_text(name)}</dt><dd dir="auto">{_text(value)}</dd></div>'
+    return f'<div{wide}><dt>{safe(name)}</dt><dd dir="auto">{safe(value)}</dd></div>'
 
 
 def _entries(summary: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -209,7 +199,7 @@ def _figure(key: str, value: object) -> str:
 
 
 def _notes(notes: Sequence[str]) -> str:
-    lines = "".join(f'<li dir="auto">{_text(note)}</li>' for note in notes)
+    lines = "".join(f'<li dir="auto">{safe(note)}</li>' for note in notes)
     return f"<section><h2>Notes</h2><ul>{lines}</ul></section>" if lines else ""
 
 

@@ -8,9 +8,7 @@ style sheet.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 from whet.console import write_text_atomic
@@ -20,14 +18,11 @@ from whet.data.preview.histogram import histogram
 from whet.data.preview.marks import BREAK, SPACE, TAB, Marked, code_point, shortened
 from whet.data.preview.pieces import Piece
 from whet.data.preview.style import STYLE
+from whet.text.html import safe
 
 CLASSES_SHOWN = 12
 LONG_RUN, SHOWN_HEAD, SHOWN_TAIL = 2_000, 1_000, 500  # pieces; of a longer run its beginning and end are shown
 KIND_MARKS = {"space": "w", "tab": "t", "break": "n", "odd": "o"}
-
-# What a page must not hold: control characters (shown as their pictures), halves of surrogate pairs.
-_CONTROL = {code: 0x2400 + code for code in range(32) if chr(code) not in "\n\t"} | {0x7F: 0x2421}
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def write_page(path: Path | str, report: AuditReport) -> None:
@@ -48,7 +43,7 @@ def page(report: AuditReport) -> str:
             part
             for part in (
                 _head(title),
-                f'<header><h1>{_text(title)}</h1><p class="verdict">{_text(_sentence(verdict(report)))}</p>'
+                f'<header><h1>{safe(title)}</h1><p class="verdict">{safe(_sentence(verdict(report)))}</p>'
                 f"{_about(report.about)}{_links(report)}</header>",
                 _findings(report.findings),
                 _rows(report.shown),
@@ -64,11 +59,6 @@ def page(report: AuditReport) -> str:
     )
 
 
-def _text(value: object) -> str:
-    """Any text, safe inside of elements and attributes."""
-    return escape(_SURROGATE.sub("\ufffd", str(value)).translate(_CONTROL), quote=True)
-
-
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -82,12 +72,12 @@ def _head(title: str) -> str:
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{_text(title)}</title><style>{STYLE}</style></head><body><main>"
+        f"<title>{safe(title)}</title><style>{STYLE}</style></head><body><main>"
     )
 
 
 def _about(about: Mapping[str, str]) -> str:
-    entries = "".join(f'<dt>{_text(name)}</dt><dd dir="auto">{_text(value)}</dd>' for name, value in about.items())
+    entries = "".join(f'<dt>{safe(name)}</dt><dd dir="auto">{safe(value)}</dd>' for name, value in about.items())
     return f'<dl class="about">{entries}</dl>' if entries else ""
 
 
@@ -101,9 +91,9 @@ def _links(report: AuditReport) -> str:
 def _findings(findings: Sequence[Finding]) -> str:
     items = "".join(
         f'<li class="{finding.level}"><p class="level">{finding.level}</p>'
-        f'<p class="what">{_text(_capital(finding.what))}</p>'
-        f"<p>{_text(_sentence(finding.meaning))}</p>"
-        + (f'<p class="do">To do: {_text(finding.to_do)}.</p>' if finding.to_do else "")
+        f'<p class="what">{safe(_capital(finding.what))}</p>'
+        f"<p>{safe(_sentence(finding.meaning))}</p>"
+        + (f'<p class="do">To do: {safe(finding.to_do)}.</p>' if finding.to_do else "")
         + "</li>"
         for finding in findings
     )
@@ -118,15 +108,15 @@ def _figures(report: AuditReport) -> str:
         "of them trained": f"{100 * train.trained_share:.1f}%",
         **({"validation rows": f"{valid.kept:,}"} if valid else {}),
     }
-    cards = "".join(f"<div><dt>{_text(name)}</dt><dd>{_text(value)}</dd></div>" for name, value in big.items())
+    cards = "".join(f"<div><dt>{safe(name)}</dt><dd>{safe(value)}</dd></div>" for name, value in big.items())
     sides = {"training": figures(train, report.sequence_len)}
     if valid:
         sides["validation"] = figures(valid, report.sequence_len)
     heads = "".join(f'<th scope="col">{name}</th>' for name in sides)
     names = dict.fromkeys(name for named in sides.values() for name in named)
     lines = "".join(
-        f'<tr><th scope="row">{_text(name)}</th>'
-        + "".join(f"<td>{_text(named.get(name, ''))}</td>" for named in sides.values())
+        f'<tr><th scope="row">{safe(name)}</th>'
+        + "".join(f"<td>{safe(named.get(name, ''))}</td>" for named in sides.values())
         + "</tr>"
         for name in names
     )
@@ -148,7 +138,7 @@ def _classes(classes: Classes | None) -> str:
         return ""
     total = sum(classes.counts.values())
     lines = "".join(
-        f'<tr><th scope="row" dir="auto">{_text(name)}</th><td>{count:,}</td><td>{100 * count / total:.1f}%</td></tr>'
+        f'<tr><th scope="row" dir="auto">{safe(name)}</th><td>{count:,}</td><td>{100 * count / total:.1f}%</td></tr>'
         for name, count in list(classes.counts.items())[:CLASSES_SHOWN]
     )
     more = len(classes.counts) - CLASSES_SHOWN
@@ -184,7 +174,7 @@ def _legend() -> str:
 
 
 def _row(row: ShownRow) -> str:
-    remarks = "".join(f"<li>{_text(remark)}</li>" for remark in row.remarks)
+    remarks = "".join(f"<li>{safe(remark)}</li>" for remark in row.remarks)
     return (
         f"<article{' class=warned' if row.remarks else ''}><h3>Row {row.number:,}</h3>"
         f'<p class="meta">{WHY[row.why]} · {row.tokens:,} tokens · {row.trained_tokens:,} trained</p>'
@@ -195,7 +185,7 @@ def _row(row: ShownRow) -> str:
 
 
 def _part(part: ShownPart) -> str:
-    title = f'<p class="part">{_text(part.title)}</p>' if part.title else ""
+    title = f'<p class="part">{safe(part.title)}</p>' if part.title else ""
     tokens = "".join(
         _token(piece, parts) if piece else f"<em> … {gap:,} more tokens … </em>"
         for piece, parts, gap in shortened(part.pieces, LONG_RUN, SHOWN_HEAD, SHOWN_TAIL)
@@ -212,8 +202,8 @@ def _token(piece: Piece, parts: Sequence[Marked]) -> str:
 
 def _stretch(part: Marked) -> str:
     if part.kind == "text":
-        return _text(part.text)
+        return safe(part.text)
     kind = KIND_MARKS[part.kind]
     if part.kind == "odd":
-        return "".join(f'<s class="o" data-c="{code_point(c)}">{_text(c)}</s>' for c in part.text)
+        return "".join(f'<s class="o" data-c="{code_point(c)}">{safe(c)}</s>' for c in part.text)
     return "".join(f'<s class="{kind}">{character}</s>' for character in part.text)
