@@ -115,11 +115,21 @@ def export(
     quants: Sequence[str] = ("q8_0",),
     out: Path | str | None = None,
     system: str | None = None,
+    license: str | None = None,
+    parameters: Sequence[str] = (),
     proof: bool = True,
 ) -> Any:
-    """Write a model as GGUF with a Modelfile, and compare the file with the model; see ``whet.export.run``."""
+    """Write a model as GGUF with a Modelfile, and compare the file with the model; see ``whet.export.run``.
+
+    Args:
+        license: a file, an SPDX identifier or a text; None takes what the base model says.
+        parameters: ``NAME=VALUE`` for the Modelfile, such as ``temperature=0``.
+    """
     if to != "gguf":
         raise ExportError(f"--to {to} is not supported yet", "gguf")
+    from whet.export.parameters import read_parameters
+
+    asked = read_parameters(parameters)
     from whet.export.run import export_run
 
-    return export_run(path, out, quants, system=system, proof=proof)
+    return export_run(path, out, quants, system=system, license=license, parameters=asked, proof=proof)

@@ -67,4 +67,5 @@ def test_table_and_exit_code(
     assert "m.gguf" in captured.out and "12.0" in captured.out and shown in captured.out
     assert ("pip install 'whet[serve]'" in captured.err) == (code == 3)
     expected = {"path": Path("run"), "to": "gguf", "quants": ["f16", "q8_0"], "out": None, "system": "be brief"}
+    expected |= {"license": None, "parameters": []}
     assert calls == [{**expected, "proof": "--no-proof" not in options}]

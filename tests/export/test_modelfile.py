@@ -36,7 +36,9 @@ AWKWARD = [
 @pytest.mark.parametrize("text", AWKWARD)
 def test_ollama_reads_back_what_was_meant(text: str) -> None:
     template = bundled("chatml")
-    written = modelfile("m.gguf", template, system=text, num_ctx=2048, stops=[text], temperature=0, license=text)
+    written = modelfile(
+        "m.gguf", template, system=text, num_ctx=2048, stops=[text], parameters={"temperature": 0}, license=text
+    )
     assert read_modelfile(written) == [
         ("from", "./m.gguf"),
         ("template", template.go()),

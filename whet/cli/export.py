@@ -18,13 +18,29 @@ def export(
     ] = "q8_0",
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files go; else beside the run.")] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message of the Modelfile.")] = None,
+    license_: Annotated[
+        str | None,
+        typer.Option("--license", metavar="TEXT", help="A file, an SPDX identifier or a text; else the base model's."),
+    ] = None,
+    parameter: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A PARAMETER of the Modelfile: temperature=0.")
+    ] = None,
     no_proof: Annotated[bool, typer.Option("--no-proof", help="Do not compare the file with the model.")] = False,
 ) -> None:
     """Write a model as GGUF with a Modelfile, and prove that it is the trained model."""
     from whet import api
 
     quants = [name.strip() for name in quant.split(",") if name.strip()]
-    report = api.export(run, to=to, quants=quants, out=out, system=system, proof=not no_proof)
+    report = api.export(
+        run,
+        to=to,
+        quants=quants,
+        out=out,
+        system=system,
+        license=license_,
+        parameters=parameter or [],
+        proof=not no_proof,
+    )
     report.print()
     for file in report.files:
         print(file.path)

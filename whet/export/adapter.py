@@ -9,7 +9,7 @@ from whet.export.lora import AdapterSource
 from whet.export.tensors import CheckpointSource, TensorSource
 from whet.models.names import locate
 
-NEEDED_FILES = ["*.json", "*.safetensors", "*.jinja"]
+NEEDED_FILES = ["*.json", "*.safetensors", "*.jinja", "README.md", "LICENSE*"]
 
 
 def resolve_source(path: Path | str) -> tuple[TensorSource, Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from whet.console import Progress, notice, output_errors, staged_folder, write_t
 from whet.errors import ExportError
 from whet.export.gguf import write_gguf
 from whet.export.modelfile import HEADER, Template, modelfile
+from whet.export.parameters import Value
 from whet.export.recipes import quant_name
 from whet.export.tensors import EMBEDDING, TensorSource
 from whet.export.verify import verdict_path
@@ -43,7 +44,7 @@ def write_exports(
     chat_template: str | None = None,
     system: str | None = None,
     num_ctx: int | None = None,
-    temperature: float | None = None,
+    parameters: Mapping[str, Value] | None = None,
     license: str | None = None,
     context_length: int | None = None,
     stem: str = STEM,
@@ -59,6 +60,7 @@ def write_exports(
         quants: names or aliases; a repeated one is written once.
         name: the model's name in the GGUF.
         template: the template of the Modelfile; its stops end an answer. None writes no TEMPLATE.
+        parameters: more of them than num_ctx and stop, such as ``{"temperature": 0}``.
         chat_template: the Jinja in the GGUF; None takes ``template``'s if given, else the tokenizer's; "" none.
         stem: files are called ``<stem>.<quant>.gguf``.
         stops: texts that end an answer, the turn's terminator first; none takes the template's, else the end token.
@@ -75,19 +77,18 @@ def write_exports(
     if chat_template is None:
         chat_template = template.jinja() if template is not None else vocabulary.chat_template or ""
     _check_system(system, template, chat_template)
-    # Modelfiles first: one that cannot be written shows before the long work.
-    write_text = partial(
-        modelfile, system=system, num_ctx=num_ctx, temperature=temperature, license=license, no_template=no_template
+    write_text = partial(  # first of all: a Modelfile that cannot be written shows before the long work
+        modelfile, system=system, num_ctx=num_ctx, parameters=parameters, license=license, no_template=no_template
     )
     ends = stops or (vocabulary.tokens[vocabulary.eos_id],)
     texts = {quant: write_text(f"{stem}.{quant}.gguf", template, stops=ends) for quant in wanted}
-    write = partial(write_gguf, name=name, chat_template=chat_template, context_length=context_length)
+    eot = stops[0] if stops else None
+    write = partial(write_gguf, name=name, chat_template=chat_template, context_length=context_length, eot_token=eot)
     with staged_folder(target) as stage:
         for quant in wanted:
             with Progress(f"writing {quant}", total=None, unit="MB") as progress:
                 file = stage / f"{stem}.{quant}.gguf"
-                counted = _megabytes(progress)
-                write(source, tokenizer_dir, file, quant, eot_token=stops[0] if stops else None, on_bytes=counted)
+                write(source, tokenizer_dir, file, quant, on_bytes=_megabytes(progress))
         _write_modelfiles(stage, target, texts)
     for quant in wanted:  # a verdict on the file that was here before says nothing about this one
         verdict_path(target / f"{stem}.{quant}.gguf").unlink(missing_ok=True)

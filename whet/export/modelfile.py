@@ -8,10 +8,11 @@ refused by name instead of being changed silently. (Rules read from Ollama's par
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from whet.errors import DataError, ExportError
+from whet.export.parameters import Value, check_parameters, parameter_text
 
 HEADER = "# Written by whet."
 PROBE_SYSTEM = "whet asks: is this system text kept?"
@@ -41,7 +42,7 @@ def modelfile(
     system: str | None = None,
     num_ctx: int | None = None,
     stops: Sequence[str] | None = None,
-    temperature: float | None = None,
+    parameters: Mapping[str, Value] | None = None,
     license: str | None = None,
     no_template: str = "",
 ) -> str:
@@ -56,7 +57,8 @@ def modelfile(
         system: a system message for every conversation.
         num_ctx: context length in tokens; None leaves Ollama's default.
         stops: texts that end an answer; None takes the template's.
-        temperature: None leaves Ollama's default; 0 is right for SQL and classification.
+        parameters: what else was asked for, such as ``{"temperature": 0}`` for SQL or classification; a ``num_ctx`` in
+            it wins, a ``stop`` comes on top of the others. Nothing is written unasked.
         license: the text of a licence.
         no_template: why ``template`` is None, where the GGUF holds a template of its own.
 
@@ -71,13 +73,9 @@ def modelfile(
     if system is not None:
         _check_system(template)
         lines.append(f"SYSTEM {quote(system, 'the system message')}")
-    if num_ctx is not None:
-        lines.append(f"PARAMETER num_ctx {num_ctx}")
-    if temperature is not None:
-        lines.append(f"PARAMETER temperature {temperature:g}")
     if stops is None:
         stops = template.stops if template is not None else ()
-    lines += [f"PARAMETER stop {quote(stop, 'a stop text')}" for stop in dict.fromkeys(stops)]
+    lines += _parameters({} if num_ctx is None else {"num_ctx": num_ctx}, parameters or {}, stops)
     if license is not None:
         lines.append(f"LICENSE {quote(license, 'the licence')}")
     return "\n".join(lines) + "\n"
@@ -108,6 +106,15 @@ def quote(text: str, what: str) -> str:
     if text and not any(character in text for character in '"\n\r\t ') and not text.startswith("#"):
         return text
     return f'"""{text}"""'
+
+
+def _parameters(known: Mapping[str, Value], asked: Mapping[str, Value], stops: Sequence[str]) -> list[str]:
+    """One line for each parameter, numbers first, then the texts that end an answer."""
+    numbers = check_parameters({**known, **asked})
+    extra = numbers.pop("stop", None)
+    ends = dict.fromkeys([*stops, *([] if extra is None else [str(extra)])])
+    lines = [f"PARAMETER {name} {parameter_text(value)}" for name, value in numbers.items()]
+    return lines + [f"PARAMETER stop {quote(stop, 'a stop text')}" for stop in ends]
 
 
 def _no_template(reason: str) -> list[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ from whet.errors import ExportError, ProofFailed, Unproved
 from whet.export.adapter import resolve_source
 from whet.export.families import context_limit
 from whet.export.folder import write_exports
+from whet.export.licence import licence_text
 from whet.export.modelfile import PROBE_SYSTEM
+from whet.export.parameters import Value
 from whet.export.probes import Messages
 from whet.export.verify import POSITIONS, Verdict, require_llamacpp, verify_gguf
 from whet.models.load import load_model, load_tokenizer
@@ -71,7 +73,8 @@ def export_run(
     quants: Sequence[str] = ("q8_0",),
     *,
     system: str | None = None,
-    temperature: float | None = None,
+    parameters: Mapping[str, Value] | None = None,
+    license: str | None = None,
     proof: bool = True,
     positions: int = POSITIONS,
     probes: Sequence[Messages] | None = None,
@@ -83,6 +86,8 @@ def export_run(
         path: a run folder, an adapter folder, a checkpoint folder or ``starter``.
         out_dir: None writes into ``gguf`` in that folder.
         system: a system message for the Modelfile.
+        parameters: more PARAMETERs for it, such as ``{"temperature": 0}``.
+        license: a file, an SPDX identifier or a text; None takes what the base model says, "" none.
         positions: next-token distributions to compare for each file.
         probes: conversations to compare on; None takes whet's own.
         threads: CPU threads of llama.cpp; None leaves the choice to it.
@@ -111,7 +116,8 @@ def export_run(
         no_template=template.no_go if template is not None else "",
         system=system,
         num_ctx=_context(path, context_limit(source.config)),
-        temperature=temperature,
+        parameters=parameters,
+        license=licence_text(license, source.folder),
     )
     files = [ProvedFile(item.quant, item.gguf, item.modelfile, item.bytes) for item in written]
     return _prove(files, str(path), positions, probes, threads) if proof else ExportReport(files)
