@@ -17,7 +17,7 @@ import torch
 from conftest import THREADS
 
 from whet.errors import ExportError, OutputError
-from whet.export.families import rope_factors
+from whet.export.families import rope_tensors
 from whet.export.gguf import safe_name, write_gguf
 from whet.export.tensors import CheckpointSource
 from whet.export.verify import verify_gguf
@@ -103,7 +103,8 @@ def test_llama3_factors_are_those_of_transformers() -> None:
     config = LlamaConfig(**SIZES, rope_parameters=LLAMA3 | {"rope_theta": 500000.0})
     scaled_F, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     plain_F = 1.0 / 500000.0 ** (torch.arange(0, 16, 2).double() / 16)
-    torch.testing.assert_close(rope_factors(config.to_dict()), (plain_F / scaled_F).float(), rtol=1e-5, atol=0)
+    (found_F,) = rope_tensors(config.to_dict()).values()
+    torch.testing.assert_close(found_F, (plain_F / scaled_F).float(), rtol=1e-5, atol=0)
 
 
 def test_same_model_same_bytes(tiny_llama_dir: Path, tmp_path: Path) -> None:

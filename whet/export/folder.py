@@ -11,11 +11,12 @@ from pathlib import Path
 
 from whet.console import Progress, notice, output_errors, staged_folder, write_text_atomic
 from whet.errors import ExportError
+from whet.export.families.vision import sees
 from whet.export.gguf import write_gguf
 from whet.export.modelfile import HEADER, Template, modelfile
 from whet.export.parameters import Value
 from whet.export.recipes import quant_name
-from whet.export.tensors import EMBEDDING, TensorSource
+from whet.export.tensors import EMBEDDING, TensorSource, language_model
 from whet.export.verify import verdict_path
 from whet.export.vocabulary import read_vocabulary
 
@@ -72,6 +73,7 @@ def write_exports(
     """
     wanted = _quants(quants)
     target = Path(out_dir)
+    source = _language_part(source)
     vocabulary = read_vocabulary(tokenizer_dir, source.shape(EMBEDDING)[0])
     stops = tuple(stops) or (template.stops if template is not None else ())
     if chat_template is None:
@@ -93,6 +95,12 @@ def write_exports(
     for quant in wanted:  # a verdict on the file that was here before says nothing about this one
         verdict_path(target / f"{stem}.{quant}.gguf").unlink(missing_ok=True)
     return [_exported(target, stem, quant, wanted[0]) for quant in wanted]
+
+
+def _language_part(source: TensorSource) -> TensorSource:
+    if sees(source.config):
+        notice("this model also sees: the GGUF holds its language model, and the vision part is left out")
+    return language_model(source)
 
 
 def _quants(named: Sequence[str]) -> list[str]:

@@ -20,13 +20,12 @@ import torch
 from whet.console import output_errors
 from whet.errors import ExportError, OutputError
 from whet.export.blocks import encode, encoded_bytes
-from whet.export.families import Family, add_metadata, context_limit, family_of, rope_factors
+from whet.export.families import Config, Family, add_metadata, context_limit, family_of, read_config, rope_tensors
 from whet.export.recipes import file_type, quant_name, tensor_type
-from whet.export.tensors import EMBEDDING, TensorSource
+from whet.export.tensors import EMBEDDING, TensorSource, language_model
 from whet.export.vocabulary import add_vocabulary, read_vocabulary
 
 HEADER_BYTES = 64 * 2**20  # room to keep free for metadata: a large vocabulary takes about 10 MB
-ROPE_FACTORS = "rope_freqs.weight"
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def write_gguf(
         ExportError: an architecture, tokenizer or quantisation that cannot be written.
         OutputError: the disk is full or the place not writable.
     """
-    target, quant = Path(out_path), quant_name(quant)
+    target, quant, source = Path(out_path), quant_name(quant), language_model(source)
     family = family_of(source.config)
     vocabulary = read_vocabulary(tokenizer_dir, source.shape(EMBEDDING)[0], eot_token)
     limit = context_limit(source.config)
@@ -94,7 +93,7 @@ def plan_tensors(source: TensorSource, family: Family, quant: str) -> list[Plann
     Raises:
         ExportError: a weight that has no place in the format.
     """
-    config = source.config
+    config = read_config(source.config)
     layers, tied = config["num_hidden_layers"], bool(config.get("tie_word_embeddings"))
     names = gguf.get_tensor_name_map(family.arch, layers)
     plan = []
@@ -104,16 +103,15 @@ def plan_tensors(source: TensorSource, family: Family, quant: str) -> list[Plann
             raise ExportError(f"the weight {name} has no place in a GGUF of {config['architectures'][0]}")
         shape = source.shape(name)
         kind = tensor_type(quant, target, shape, layers, tied)
-        plan.append(PlannedTensor(target, shape, kind, _reader(source, family, name)))
-    factors = rope_factors(config)
-    if factors is not None:
+        plan.append(PlannedTensor(target, shape, kind, _reader(source, family, name, config)))
+    for name, factors in rope_tensors(config).items():
         kind = gguf.GGMLQuantizationType.F32
-        plan.append(PlannedTensor(ROPE_FACTORS, tuple(factors.shape), kind, lambda: factors))
+        plan.append(PlannedTensor(name, tuple(factors.shape), kind, factors.clone))
     return plan
 
 
-def _reader(source: TensorSource, family: Family, name: str) -> Callable[[], torch.Tensor]:
-    return lambda: family.change(name, source.get(name), source.config)
+def _reader(source: TensorSource, family: Family, name: str, config: Config) -> Callable[[], torch.Tensor]:
+    return lambda: family.change(name, source.get(name), config)
 
 
 def safe_name(name: str, architecture: str) -> str:
@@ -128,7 +126,7 @@ def _add_header(writer: gguf.GGUFWriter, source: TensorSource, quant: str, name:
     writer.add_vocab_size(source.shape(EMBEDDING)[0])
     writer.add_file_type(file_type(quant))
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    add_metadata(writer, source.config, context)
+    add_metadata(writer, read_config(source.config), context)
 
 
 def _write(

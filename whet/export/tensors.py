@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from whet.errors import ExportError
+from whet.export.families.vision import language_config, sees
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -49,7 +50,9 @@ class CheckpointSource:
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
         self.config = _read_config(self.folder)
-        self._file_of = _weight_files(self.folder)
+        stored = _weight_files(self.folder)
+        self._stored_name = {_present_name(name): name for name in stored}
+        self._file_of = {name: stored[old] for name, old in self._stored_name.items()}
         self._open: dict[str, Any] = {}
 
     def names(self) -> list[str]:
@@ -58,10 +61,10 @@ class CheckpointSource:
         return [name for name in sorted(self._file_of) if name not in skip]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._handle(name).get_slice(name).get_shape())
+        return tuple(self._handle(name).get_slice(self._stored_name[name]).get_shape())
 
     def get(self, name: str) -> torch.Tensor:
-        return self._handle(name).get_tensor(name).float()
+        return self._handle(name).get_tensor(self._stored_name[name]).float()
 
     def _handle(self, name: str) -> Any:
         file = self._file_of.get(name)
@@ -70,6 +73,42 @@ class CheckpointSource:
         if file not in self._open:
             self._open[file] = _open_safetensors(self.folder / file)
         return self._open[file]
+
+
+class LanguageModel:
+    """The language model inside a model that also sees, by the names and the config it has alone."""
+
+    PREFIX = "model.language_model."
+
+    def __init__(self, source: TensorSource) -> None:
+        self.source, self.folder = source, source.folder
+        self.config = language_config(source.config)
+
+    def names(self) -> list[str]:
+        inside = [name for name in self.source.names() if name.startswith(self.PREFIX) or name == HEAD]
+        return [name.replace(self.PREFIX, "model.", 1) for name in inside]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.source.shape(self._outer(name))
+
+    def get(self, name: str) -> torch.Tensor:
+        return self.source.get(self._outer(name))
+
+    def _outer(self, name: str) -> str:
+        return name if name == HEAD else name.replace("model.", self.PREFIX, 1)
+
+
+def language_model(source: TensorSource) -> TensorSource:
+    """``source``, or the language model inside it where it also has a vision part."""
+    return LanguageModel(source) if sees(source.config) else source
+
+
+def _present_name(name: str) -> str:
+    """A weight's name in transformers 5; published models with a vision part have older ones."""
+    for old, new in (("language_model.model.", LanguageModel.PREFIX), ("language_model.lm_head.", "lm_head.")):
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
