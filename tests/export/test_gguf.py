@@ -138,7 +138,8 @@ def test_metadata(tiny_qwen2_dir: Path, tmp_path: Path) -> None:
     assert _field(file, "qwen2.context_length") == 512  # never more than the model can
     assert _field(file, "tokenizer.ggml.eos_token_id") == 2
     assert _field(file, "tokenizer.ggml.padding_token_id") == 3
-    assert safe_name("Phi-3-mini", "Phi3ForCausalLM") == "Phi-3-mini"
+    assert safe_name("Phi-3-mini", like_phi3=True) == "Phi-3-mini"
+    assert safe_name("orders", like_phi3=True) == "orders (phi-3)"
 
 
 def test_norms_are_float32_and_the_rest_decodes(tiny_llama_dir: Path, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from whet.errors import ExportError
-from whet.export import vocabulary
+from whet.export import pretokenizers
 from whet.export.gguf import write_gguf
+from whet.export.pretokenizers import PRE_TOKENIZERS, pre_tokenizer_name
 from whet.export.tensors import CheckpointSource
-from whet.export.vocabulary import PRE_TOKENIZERS, pre_tokenizer_name, read_vocabulary
+from whet.export.vocabulary import read_vocabulary
 from whet.llamacpp import LlamaServer
 
 TEXTS = [
@@ -32,9 +33,9 @@ TEXTS = [
 
 
 def _steps(steps: tuple[str, ...]) -> Any:
-    if steps == (vocabulary.GPT2,):
+    if steps == (pretokenizers.GPT2,):
         return pre_tokenizers.ByteLevel(add_prefix_space=False)
-    if steps == (vocabulary.DIGIT, vocabulary.GPT2):
+    if steps == (pretokenizers.DIGIT, pretokenizers.GPT2):
         digits, level = pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)
         return pre_tokenizers.Sequence([digits, level])
     level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -81,7 +82,7 @@ def test_llamacpp_splits_text_the_same_way(
 
 
 def test_types_padding_and_ends(tmp_path: Path) -> None:
-    tokenizer = _tokenizer(tmp_path, (vocabulary.GPT2,), False, bos=True)
+    tokenizer = _tokenizer(tmp_path, (pretokenizers.GPT2,), False, bos=True)
     size = len(tokenizer)
     found = read_vocabulary(tmp_path, size + 2, eot_token="<|im_start|>")
     assert found.tokens[-2:] == [f"[PAD{size}]", f"[PAD{size + 1}]"]
@@ -94,7 +95,7 @@ def test_types_padding_and_ends(tmp_path: Path) -> None:
 
 
 def test_what_llamacpp_would_read_differently_is_refused(tmp_path: Path) -> None:
-    tokenizer = _tokenizer(tmp_path, (vocabulary.GPT2,), False)
+    tokenizer = _tokenizer(tmp_path, (pretokenizers.GPT2,), False)
     with pytest.raises(ExportError, match="rows"):
         read_vocabulary(tmp_path, len(tokenizer) - 1)
     core = json.loads((tmp_path / "tokenizer.json").read_text())

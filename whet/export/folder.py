@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from whet.console import Progress, notice, output_errors, staged_folder, write_text_atomic
 from whet.errors import ExportError
@@ -54,8 +55,7 @@ def write_exports(
 ) -> list[Exported]:
     """Write every quantisation and its Modelfile; all files appear at the end, or none.
 
-    One quantisation gets ``Modelfile``. Where the folder holds several, each has ``Modelfile.<quant>``, and
-    ``Modelfile`` is that of the first one named.
+    Where the folder holds several quantisations, each has ``Modelfile.<quant>``; ``Modelfile`` is the first one's.
 
     Args:
         quants: names or aliases; a repeated one is written once.
@@ -72,12 +72,12 @@ def write_exports(
         OutputError: the disk is full, or the place is not writable.
     """
     wanted = _quants(quants)
-    target = Path(out_dir)
-    source = _language_part(source)
-    vocabulary = read_vocabulary(tokenizer_dir, source.shape(EMBEDDING)[0])
+    target, source = Path(out_dir), _language_part(source)
+    if chat_template is None and template is not None:
+        chat_template = template.jinja()
+    vocabulary = read_vocabulary(tokenizer_dir, source.shape(EMBEDDING)[0], chat_template=chat_template)
+    chat_template, template = vocabulary.chat_template or "", _led(template, vocabulary.lead)
     stops = tuple(stops) or (template.stops if template is not None else ())
-    if chat_template is None:
-        chat_template = template.jinja() if template is not None else vocabulary.chat_template or ""
     _check_system(system, template, chat_template)
     write_text = partial(  # first of all: a Modelfile that cannot be written shows before the long work
         modelfile, system=system, num_ctx=num_ctx, parameters=parameters, license=license, no_template=no_template
@@ -101,6 +101,14 @@ def _language_part(source: TensorSource) -> TensorSource:
     if sees(source.config):
         notice("this model also sees: the GGUF holds its language model, and the vision part is left out")
     return language_model(source)
+
+
+def _led(template: Template | None, lead: str) -> Template | None:
+    """The template that begins as llama.cpp's reading of this vocabulary needs it."""
+    if template is None or not lead:
+        return template
+    pieces: Any = template  # of pieces, so a dataclass
+    return replace(pieces, prefix=lead + template.prefix)
 
 
 def _quants(named: Sequence[str]) -> list[str]:

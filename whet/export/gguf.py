@@ -67,7 +67,7 @@ def write_gguf(
     """
     target, quant, source = Path(out_path), quant_name(quant), language_model(source)
     family = family_of(source.config)
-    vocabulary = read_vocabulary(tokenizer_dir, source.shape(EMBEDDING)[0], eot_token)
+    vocabulary = read_vocabulary(tokenizer_dir, source.shape(EMBEDDING)[0], eot_token, chat_template)
     limit = context_limit(source.config)
     context = min(context_length or limit, limit)
     plan = plan_tensors(source, family, quant)
@@ -77,9 +77,8 @@ def write_gguf(
         _check_room(target, sum(encoded_bytes(tensor.shape, tensor.kind) for tensor in plan))
         try:
             writer = gguf.GGUFWriter(part, gguf.MODEL_ARCH_NAMES[family.arch])
-            _add_header(writer, source, quant, safe_name(name, source.config["architectures"][0]), context)
-            template = vocabulary.chat_template if chat_template is None else chat_template
-            add_vocabulary(writer, vocabulary, template)
+            _add_header(writer, source, quant, safe_name(name, vocabulary.strips), context)
+            add_vocabulary(writer, vocabulary)
             _write(writer, plan, on_bytes, target)
             os.replace(part, target)
         finally:
@@ -114,10 +113,16 @@ def _reader(source: TensorSource, family: Family, name: str, config: Config) -> 
     return lambda: family.change(name, source.get(name), config)
 
 
-def safe_name(name: str, architecture: str) -> str:
-    """``general.name`` on one line. llama.cpp treats a model called phi-3 in a special way: only Phi-3 may be."""
+def safe_name(name: str, like_phi3: bool) -> str:
+    """``general.name`` on one line.
+
+    In a model called phi-3, llama.cpp drops white space after special tokens: where the tokenizer does so the name says
+    phi-3, and nowhere else.
+    """
     cleaned = " ".join(name.split()) or "model"
-    return cleaned if architecture.startswith("Phi3") else re.sub(r"(?i)phi-?3", "phi_3", cleaned)
+    if like_phi3:
+        return cleaned if re.search(r"(?i)phi-?3", cleaned) else f"{cleaned} (phi-3)"
+    return re.sub(r"(?i)phi-?3", "phi_3", cleaned)
 
 
 def _add_header(writer: gguf.GGUFWriter, source: TensorSource, quant: str, name: str, context: int) -> None:

@@ -23,6 +23,9 @@ class Template(Protocol):
     """What a Modelfile needs of a chat template (``whet.text.template.TurnTemplate``)."""
 
     @property
+    def prefix(self) -> str: ...
+
+    @property
     def stops(self) -> tuple[str, ...]: ...
 
     @property
