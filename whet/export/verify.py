@@ -20,6 +20,7 @@ from whet.console import Progress, write_json_atomic
 from whet.errors import MissingDependency, ModelError, Unproved
 from whet.export.modelfile import Template
 from whet.export.probes import DEFAULT_PROBES, Messages, RenderedProbe, render_probes
+from whet.export.vocabulary import prompt_lead
 from whet.llamacpp import LlamaServer, available
 
 POSITIONS = 64
@@ -107,7 +108,7 @@ def verify_gguf(
     room = -(-(max(map(len, documents)) + 16) // CONTEXT_STEP) * CONTEXT_STEP
     with LlamaServer(gguf_path, n_ctx=room, threads=threads, kv_f32=True) as server:
         properties = server.properties()
-        same_tokens = _same_tokens(server, rendered, documents)
+        same_tokens = _same_tokens(server, rendered, documents, tokenizer)
         same_template = _same_template(server, rendered, tokenizer, properties)
         same_eos = properties.get("eos_token") == tokenizer.eos_token
         reference_PV = torch.cat(list(_reference_logprobs(reference_model, documents, positions))).numpy()
@@ -179,9 +180,14 @@ def _token_ids(tokenizer: Any, probe: RenderedProbe) -> list[int]:
     return list(tokenizer(probe.text, add_special_tokens=probe.plain)["input_ids"])
 
 
-def _same_tokens(server: LlamaServer, rendered: Sequence[RenderedProbe], documents: Sequence[list[int]]) -> bool:
-    pairs = zip(rendered, documents, strict=True)
-    return all(server.tokenize(probe.text, add_special=probe.plain) == ids for probe, ids in pairs)
+def _same_tokens(
+    server: LlamaServer, rendered: Sequence[RenderedProbe], documents: Sequence[list[int]], tokenizer: Any
+) -> bool:
+    for probe, ids in zip(rendered, documents, strict=True):
+        text = probe.text if probe.plain else prompt_lead(tokenizer, probe.text) + probe.text
+        if server.tokenize(text, add_special=probe.plain) != ids:
+            return False
+    return True
 
 
 def _same_template(
@@ -197,7 +203,8 @@ def _same_template(
             prompt = server.render(probe.messages)
         except ModelError:
             return False
-        if prompt.removeprefix(bos) != probe.text.removeprefix(bos):
+        text = prompt_lead(tokenizer, probe.text) + probe.text
+        if prompt.removeprefix(bos) != text.removeprefix(bos):
             return False
     return True
 

@@ -19,9 +19,17 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 SOURCE = "xllamacpp==2026.10.11549"
-CACHE = Path.home() / ".cache" / "whet-tests" / SOURCE.replace("==", "-")
-VOCABULARIES = {"llama-3": "llama-bpe", "qwen2": "qwen2", "phi-3": "phi-3", "llama-2": "llama-spm"}
-ENDS = {"llama-3": "<|eot_id|>", "qwen2": "<|im_end|>", "phi-3": "<|endoftext|>", "llama-2": "</s>"}
+CACHE = Path.home() / ".cache" / "whet-tests" / (SOURCE.replace("==", "-") + "-files-2")
+VOCABULARIES = {
+    "llama-3": "llama-bpe",
+    "qwen2": "qwen2",
+    "phi-3": "phi-3",
+    "llama-2": "llama-spm",
+    "gemma": "gemma-4",
+    "gpt-2": "gpt-2",
+    "starcoder": "starcoder",
+}
+ENDS = {"llama-3": "<|eot_id|>", "qwen2": "<|im_end|>", "phi-3": "<|endoftext|>", "llama-2": "</s>", "gemma": "<turn|>"}
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 
 _DIGITS = {"llama-3": r"\p{N}{1,3}", "qwen2": r"\p{N}"}
@@ -90,8 +98,9 @@ def tokenizer_cases(name: str) -> list[tuple[str, list[int]]]:
 
 @cache
 def real_tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """A real vocabulary as a fast tokenizer without chat template: "llama-3", "qwen2", "phi-3" or "llama-2".
+    """A real vocabulary, one of ``VOCABULARIES``, as a fast tokenizer without chat template.
 
+    Gemma's is that of Gemma 4, which has the shape of Gemma 2's and 3's: SentencePiece with its merges.
     It is shared by all tests of a run: set ``chat_template`` on a ``copy.deepcopy``, or set it anew in each test.
     """
     keys = read_keys(real_folder() / f"ggml-vocab-{VOCABULARIES[name]}.gguf")
@@ -100,23 +109,26 @@ def real_tokenizer(name: str) -> PreTrainedTokenizerFast:
         return keys.get(f"tokenizer.ggml.{key}")
 
     tokens, types = field("tokens"), field("token_type")
-    if name in _DIGITS:
+    if name in ("gpt-2", "starcoder"):
+        core = _gpt2(tokens, field("merges"), digits=name == "starcoder")
+    elif name in _DIGITS:
         core = _byte_level(name, tokens, types, field("merges"))
+    elif name == "gemma":
+        core = _gemma(tokens, field("merges"))
     else:
         core = _sentence_pieces(tokens, types, field("scores"))
     _add_tokens(core, tokens, types, strips=name == "phi-3")
-    bos = None if name == "qwen2" else tokens[field("bos_token_id")]
+    bos = None if name in ("qwen2", "gpt-2", "starcoder") else tokens[field("bos_token_id")]
     if bos is not None:
         core.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, core.token_to_id(bos))]
         )
-    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=bos, eos_token=ENDS[name])
+    return PreTrainedTokenizerFast(tokenizer_object=core, bos_token=bos, eos_token=ENDS.get(name, "<|endoftext|>"))
 
 
 def _byte_level(name, tokens, types, merges) -> Tokenizer:
     vocabulary = {token: i for i, token in enumerate(tokens) if types[i] != UNUSED}
-    pairs = [tuple(merge.split(" ")) for merge in merges]
-    core = Tokenizer(models.BPE(vocab=vocabulary, merges=pairs, ignore_merges=name == "llama-3"))
+    core = Tokenizer(models.BPE(vocab=vocabulary, merges=_pairs(merges), ignore_merges=name == "llama-3"))
     if name == "qwen2":
         core.normalizer = normalizers.NFC()
     words = pre_tokenizers.Split(Regex(_WORDS.replace("DIGITS", _DIGITS[name])), behavior="isolated")
@@ -125,6 +137,30 @@ def _byte_level(name, tokens, types, merges) -> Tokenizer:
     )
     core.decoder = decoders.ByteLevel()
     return core
+
+
+def _gpt2(tokens, merges, digits: bool) -> Tokenizer:
+    core = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=_pairs(merges)))
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    first = [pre_tokenizers.Digits(individual_digits=True)] if digits else []
+    core.pre_tokenizer = pre_tokenizers.Sequence([*first, level])
+    core.decoder = decoders.ByteLevel()
+    return core
+
+
+def _gemma(tokens, merges) -> Tokenizer:
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    bpe = models.BPE(vocab=vocabulary, merges=_pairs(merges), unk_token="<unk>", fuse_unk=True, byte_fallback=True)
+    core = Tokenizer(bpe)
+    core.normalizer = normalizers.Replace(" ", "▁")
+    core.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous")
+    core.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    return core
+
+
+def _pairs(merges) -> list[tuple[str, str]]:
+    """A merge is two texts with a space between; the first text is never empty, but may be a space."""
+    return [(merge[: merge.index(" ", 1)], merge[merge.index(" ", 1) + 1 :]) for merge in merges]
 
 
 def _sentence_pieces(tokens, types, scores) -> Tokenizer:
