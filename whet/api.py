@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,3 +133,43 @@ def export(
     from whet.export.run import export_run
 
     return export_run(path, out, quants, system=system, license=license, parameters=asked, proof=proof)
+
+
+def ollama_names(name: str, quants: Sequence[str]) -> dict[str, str]:
+    """What each quantisation will be called in Ollama: ``name``, or ``name:<quant>`` for each of several.
+
+    Raises:
+        ExportError: no name for a model there.
+    """
+    from whet.export.ollama_names import names_for
+    from whet.export.recipes import quant_name
+
+    return names_for(name, list(dict.fromkeys(quant_name(quant) for quant in quants)))
+
+
+def hand_to_ollama(report: Any, names: Mapping[str, str]) -> None:
+    """Create the models of an export in Ollama, or print the commands; see ``whet.export.ollama``."""
+    from whet.export.ollama import hand_to_ollama as hand
+
+    hand(report.files, names)
+
+
+def create_in_ollama(name: str, modelfile: Path | str) -> None:
+    """Create a model in a running Ollama from a Modelfile.
+
+    Raises:
+        ExportError: no server, a bad name or Modelfile, a server that refuses or goes away.
+    """
+    from whet.export.ollama import OllamaClient, create_model
+
+    client = OllamaClient()
+    if client.version() is None:
+        raise ExportError(f"no Ollama answers at {client.address}", fix="whet ollama serve starts one")
+    create_model(name, Path(modelfile), client)
+
+
+def serve_ollama() -> int:
+    """Run a local Ollama until Ctrl-C; see ``whet.export.ollama_server``."""
+    from whet.export.ollama_server import serve
+
+    return serve()

@@ -25,12 +25,16 @@ def export(
     parameter: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A PARAMETER of the Modelfile: temperature=0.")
     ] = None,
+    ollama: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Create the model in Ollama; its address is OLLAMA_HOST's.")
+    ] = None,
     no_proof: Annotated[bool, typer.Option("--no-proof", help="Do not compare the file with the model.")] = False,
 ) -> None:
     """Write a model as GGUF with a Modelfile, and prove that it is the trained model."""
     from whet import api
 
     quants = [name.strip() for name in quant.split(",") if name.strip()]
+    names = api.ollama_names(ollama, quants) if ollama is not None else {}
     report = api.export(
         run,
         to=to,
@@ -44,4 +48,6 @@ def export(
     report.print()
     for file in report.files:
         print(file.path)
+    if names:
+        api.hand_to_ollama(report, names)
     report.check()

@@ -23,6 +23,7 @@ VERBS = {
     "train": "Train a model as a YAML file says.",
     "chat": "Talk to a model, or ask it one thing.",
     "export": "Write a model as GGUF with a Modelfile, and prove the file.",
+    "ollama": "Start a local Ollama (serve), or create a model in it from a Modelfile (create).",
     "doctor": "Show device, versions, what is missing and the command that adds it.",
 }
 OPTIONS = {
@@ -85,8 +86,12 @@ def _run_verb(name: str, arguments: list[str]) -> int:
     from whet.runtime import share_cores
 
     share_cores()
-    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command(name, help=VERBS[name])(getattr(importlib.import_module(f"whet.cli.{name}"), name))
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, help=VERBS[name])
+    verb = getattr(importlib.import_module(f"whet.cli.{name}"), name)
+    if isinstance(verb, typer.Typer):  # a verb with verbs of its own
+        app.add_typer(verb)
+    else:
+        app.command(name, help=VERBS[name])(verb)
     # typer brings its own click or uses the installed one, by version: its public BadParameter leads to either.
     usage_problem: type[Exception] = typer.BadParameter.__mro__[2]  # type: ignore[assignment]
     try:
