@@ -14,9 +14,8 @@ from whet.config.nearest import did_you_mean
 from whet.errors import ExportError
 from whet.export.parameters import check_parameters
 
-COMMANDS = tuple(
-    ["from", "parameter", "template", "system", "adapter", "license", "message", "requires", "renderer", "parser"]
-)
+_PLAIN = ("template", "system", "license", "requires", "renderer", "parser")
+COMMANDS = ("from", "adapter", "parameter", "message", *_PLAIN)
 ROLES = ("system", "user", "assistant")
 _SPACES, _LINE_ENDS = " \t", "\r\n"
 
