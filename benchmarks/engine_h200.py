@@ -1,19 +1,24 @@
-"""whet's engine against Unsloth and TRL + PEFT on one H200: the same random Llama-3-8B, the same rows, in turns.
+"""whet's engine against Unsloth and TRL + PEFT on one H200 or H100: the same random Llamas, the same rows, in turns.
 
-    python benchmarks/engine_h200.py --round 1 --out FOLDER [--tasks whet-nf4,unsloth,unsloth-best,hf,whet-bf16]
-        [--settings b8a1s2048n8w3,b2a4s2048n7w2] [--limit 540]
+    python benchmarks/engine_h200.py --round main --out FOLDER [--limit 555]
+    python benchmarks/engine_h200.py --round shapes --out FOLDER [--limit 555]
     python benchmarks/engine_h200.py --summarise FOLDER/raw.jsonl ...
 
-Run from the root of the checkout. A task is ``variant`` or, for whet, ``variant:policy+policy``; every variant is a
-process of its own, and the tasks of a round follow each other, so that two rounds give each variant two turns. A
-setting reads ``b8a1s2048n8w3``: batch 8, accumulation 1, 2,048 tokens, 8 optimizer steps of which 3 are warm-up. Each
-finished setting becomes one line of ``FOLDER/raw.jsonl``, with every step time. ``--summarise`` writes
-``results/engine_h200.json`` and needs no GPU.
+Run from the root of the checkout. ``main`` is the 8B shape at 8 x 2,048 tokens, ``shapes`` the rest: longer rows, the
+1B shape, packed documents. Every task is a process of its own, and neighbours in time are compared. A round that was
+not finished goes on where it stopped when it is started again on the same machine. Another list of tasks:
 
-The machine needs torch 2.11 for CUDA 13, transformers 5.17, accelerate 1.15; the folder ``.peer`` beside ``whet`` (not
-in the repository) holds the rest: ``site.tar.xz`` with Unsloth 2026.10.9, TRL 1.15, PEFT 0.21.2, bitsandbytes 0.50.2
-and what they need; ``tok_llama``, a tokenizer with a list of words; ``gen_ckpt.py``, which writes the checkpoint;
-``bench_train.py``, which trains with a peer's own trainer and stops the time between optimizer steps.
+    --tasks '[MODEL/]VARIANT[:POLICY+POLICY][@SETTING+SETTING],...'
+
+with a model of engine_h200_model.py, a variant of this file, whet's policies (engine_h200_whet.py) and settings
+(engine_h200_rows.py). Each finished setting becomes one line of ``FOLDER/raw.jsonl``, with every step time; a round
+begins with what the card sustains (engine_h200_card.py). ``--summarise`` writes ``results/engine_h200.json`` and needs
+no GPU.
+
+The machine needs torch 2.11 for CUDA 13, transformers 5.17, accelerate 1.15. ``.peer/site.tar.xz`` beside ``whet`` (not
+in the repository) holds Unsloth 2026.10.9, TRL 1.15, PEFT 0.21.2, datasets 4.8.5, bitsandbytes 0.50.2 and what they
+need; ``.peer/more.tar.xz``, if there, is unpacked where the machine has no pyarrow. xFormers 0.0.35 from PyPI is built
+for CUDA 12.8 and does not load beside this torch; FlashAttention has no package for it.
 """
 
 from __future__ import annotations
@@ -28,183 +33,260 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+HERE = ROOT / "benchmarks"
 PEER = ROOT / ".peer"
-SETTINGS = "b8a1s2048n8w3,b2a4s2048n7w2"  # 8 x 2,048 first: a process's second setting starts from a used allocator
-POLICIES = "none+mlp+full+24gib+resident"
-SHORTEST, LONGEST = 40, 180  # seconds of a task: with less time left none is started, with more it is stopped
+MODEL, MAIN = "llama8b", "b8a1s2048n8w3"
+LONG = "b2a4s2048n6w2+b1a1s8192n6w2+b1a1s16384n5w2+b1a1s32768n4w1"
+PACKED = "b8a1s2048n10w4p"
+SMALL = "llama1b/"  # the 1B shape's tasks
+SMALL_MAIN = "b8a1s2048n12w4"
+POLICIES = "none+full+24gib+resident"
+SHORTEST, LONGEST = 38, 175  # seconds of a task: with less time left none is started, with more it is stopped
+STATE = "name,driver_version,clocks.sm,power.draw,temperature.gpu"
 
 
 class Variant(NamedTuple):
-    """One trainer. ``backend``: whet, or a name that bench_train.py knows; ``switches``: environment of the process."""
+    """One trainer. ``program``: of this folder. ``more``: its arguments. ``switches``: environment of the process."""
 
-    backend: str
+    program: str
     four_bit: bool
-    switches: dict[str, str]
+    more: tuple[str, ...] = ()
+    switches: tuple[tuple[str, str], ...] = ()
 
 
-BEST_SWITCH = {"UNSLOTH_SDPA_CUDNN_BUCKET": "0"}
+UNSLOTH = ("--backend", "unsloth")
+BEST = (("UNSLOTH_SDPA_CUDNN_BUCKET", "0"),)  # no padding of rows to the next multiple of 128 before cuDNN's attention
+PADDED = (("UNSLOTH_PADDING_CHOICE", "padded"),)  # padded batches, its blocks compiled
 VARIANTS = {
-    "whet-nf4": Variant("whet", True, {}),
-    "whet-bf16": Variant("whet", False, {}),
-    "unsloth": Variant("unsloth", True, {}),
-    "unsloth-best": Variant("unsloth", True, BEST_SWITCH),
-    "unsloth-bf16": Variant("unsloth", False, {}),
-    "unsloth-bf16-best": Variant("unsloth", False, BEST_SWITCH),
-    "hf": Variant("hf", True, {}),
-    "hf-bf16": Variant("hf", False, {}),
+    "whet-nf4": Variant("whet", True),
+    "whet-bf16": Variant("whet", False),
+    "whet-start": Variant("start", True),
+    "unsloth": Variant("peer", True, UNSLOTH),
+    "unsloth-best": Variant("peer", True, UNSLOTH, BEST),
+    "unsloth-padded": Variant("peer", True, UNSLOTH, (*BEST, *PADDED)),
+    "unsloth-varlen": Variant("peer", True, (*UNSLOTH, "--varlen")),
+    "unsloth-grouped": Variant("peer", True, (*UNSLOTH, "--documents", "grouped"), PADDED),
+    "unsloth-bf16": Variant("peer", False, UNSLOTH),
+    "unsloth-bf16-best": Variant("peer", False, UNSLOTH, BEST),
+    "hf": Variant("peer", True, ("--backend", "hf")),
+    "hf-grouped": Variant("peer", True, ("--backend", "hf", "--documents", "grouped")),
+    "hf-bf16": Variant("peer", False, ("--backend", "hf")),
 }
-TASKS = "whet-nf4,unsloth,unsloth-best,hf,whet-bf16"
+ROUNDS = {
+    "main": (
+        "whet-start",
+        "whet-nf4:none+full+24gib+resident",
+        "unsloth-best",
+        "whet-nf4:resident+24gib",
+        "unsloth",
+        "hf",
+        "whet-nf4:resident+full",
+        "unsloth-best",
+        "whet-start",
+        "whet-bf16:none+full",
+        "unsloth-bf16-best",
+        "unsloth-padded",
+        "unsloth-bf16",
+        "hf-bf16",
+    ),
+    "shapes": (
+        f"whet-nf4:fit@{LONG}",
+        f"unsloth-best@{LONG}",
+        f"whet-nf4:none+full@{PACKED}",
+        f"unsloth-varlen@{PACKED}",
+        f"unsloth@{PACKED}",
+        f"hf-grouped@{PACKED}",
+        f"{SMALL}whet-nf4:resident+none+full",
+        f"{SMALL}unsloth-best",
+        f"{SMALL}hf",
+        f"{SMALL}whet-bf16:none",
+        f"{SMALL}unsloth-bf16-best",
+        f"unsloth-grouped@{PACKED}",
+        f"{SMALL}unsloth",
+        f"{SMALL}hf-bf16",
+        f"whet-nf4:full@{LONG}",
+    ),
+}
 
 
 class Task(NamedTuple):
     """A variant's turn."""
 
+    text: str
+    model: str
     variant: str
-    policies: tuple[str, ...]
+    policies: str
+    settings: str
 
 
-def parse_tasks(text: str) -> list[Task]:
-    """Tasks of ``--tasks``.
+def parse_task(text: str) -> Task:
+    """A task of ``--tasks``.
 
     Raises:
         ValueError: an unknown variant, or policies of a peer.
     """
-    tasks = []
-    for part in text.split(","):
-        name, _, policies = part.partition(":")
-        if name not in VARIANTS:
-            raise ValueError(f"variant {name!r}; known: {', '.join(VARIANTS)}")
-        own = VARIANTS[name].backend == "whet"
-        if policies and not own:
-            raise ValueError(f"{name} has no policies")
-        tasks.append(Task(name, tuple((policies or POLICIES).split("+")) if own else ()))
-    return tasks
+    rest, _, settings = text.partition("@")
+    model, slash, rest = rest.rpartition("/")
+    name, _, policies = rest.partition(":")
+    if name not in VARIANTS:
+        raise ValueError(f"variant {name!r}; known: {', '.join(VARIANTS)}")
+    if policies and VARIANTS[name].program != "whet":
+        raise ValueError(f"{name} has no policies")
+    settings = settings or (SMALL_MAIN if slash else MAIN)
+    return Task(text, model or MODEL, name, policies or POLICIES, settings)
 
 
-def prepare(scratch: Path, shape: str) -> Path:
-    """Unpack the packages and write the checkpoint, once on a machine. Returns the checkpoint's folder."""
-    site, checkpoint = scratch / "site", scratch / shape
-    for place, command in (
-        (site, ["tar", "xJf", str(PEER / "site.tar.xz"), "-C", str(site)]),
-        (checkpoint, [sys.executable, str(PEER / "gen_ckpt.py"), str(checkpoint), shape, str(PEER / "tok_llama")]),
-    ):
-        done = place / ".done"
-        if not done.exists():
-            place.mkdir(parents=True, exist_ok=True)
-            subprocess.run(command, check=True)
-            if place == site:
-                subprocess.run([sys.executable, "-m", "compileall", "-q", "-j", "0", str(site)], stdout=2)
-            done.touch()
-    return checkpoint
+def unpack(scratch: Path) -> None:
+    """The packages, once on a machine."""
+    site = scratch / "site"
+    if not (PEER / "site.tar.xz").exists() or (site / ".done").exists():
+        return
+    site.mkdir(parents=True, exist_ok=True)
+    names = ["site.tar.xz"]
+    if (PEER / "more.tar.xz").exists() and subprocess.run([sys.executable, "-c", "import pyarrow, pandas"]).returncode:
+        names.append("more.tar.xz")
+    for name in names:
+        subprocess.run(["tar", "xJf", str(PEER / name), "-C", str(site)], check=True)
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "-j", "0", str(site), str(ROOT / "whet")], stdout=2)
+    (site / ".done").touch()
 
 
-def environment(variant: Variant, scratch: Path) -> dict[str, str]:
-    """Of a variant's process: nothing is looked up on the network."""
+def checkpoint_of(model: str, scratch: Path) -> Path:
+    """The checkpoint's folder; written once on a machine."""
+    folder = scratch / model
+    if not (folder / ".done").exists():
+        program = [sys.executable, str(HERE / "engine_h200_model.py"), str(folder), model]
+        subprocess.run(program, check=True, env=environment((), scratch))
+        (folder / ".done").touch()
+    return folder
+
+
+def environment(switches: tuple[tuple[str, str], ...], scratch: Path) -> dict[str, str]:
+    """Of a process: nothing is looked up on the network."""
     offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE", "UNSLOTH_DISABLE_STATISTICS")
-    paths = os.pathsep.join([str(scratch / "site"), str(ROOT)])
-    fixed = {"PYTHONPATH": paths, "HF_HOME": str(scratch / "hf"), "PYTHONUNBUFFERED": "1"}
-    return {**os.environ, **fixed, **dict.fromkeys(offline, "1"), **variant.switches}
+    paths = [str(scratch / "site"), str(ROOT), os.environ.get("PYTHONPATH", "")]
+    fixed = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HOME": str(scratch / "hf")}
+    fixed |= {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    return {**os.environ, **fixed, **dict.fromkeys(offline, "1"), **dict(switches)}
 
 
-def command(task: Task, settings: str, checkpoint: Path, result: Path, seconds: int) -> list[str]:
+def command(task: Task, folder: Path, result: Path, seconds: int) -> list[str]:
     """The program of a task; it writes ``result``."""
     variant = VARIANTS[task.variant]
-    common = ["--model", str(checkpoint), "--settings", settings, "--out", str(result)]
-    if variant.backend == "whet":
-        own = ["--storage", "nf4" if variant.four_bit else "bf16", "--policies", ",".join(task.policies)]
-        own += ["--started", str(time.time())]
-        return [sys.executable, str(ROOT / "benchmarks" / "engine_h200_whet.py"), *common, *own]
-    peer = ["--backend", variant.backend, "--load4", str(int(variant.four_bit)), "--budget", str(seconds - 12)]
-    return [sys.executable, str(PEER / "bench_train.py"), *common, *peer]
+    arguments = ["--model", str(folder), "--settings", task.settings, "--out", str(result)]
+    arguments += ["--started", str(time.time()), *variant.more]
+    if variant.program != "peer":
+        arguments += ["--storage", "nf4" if variant.four_bit else "bf16"]
+    if variant.program == "whet":
+        arguments += ["--policies", task.policies]
+    if variant.program == "peer":
+        arguments += ["--budget", str(seconds - 12), *(["--four-bit"] if variant.four_bit else [])]
+    return [sys.executable, str(HERE / f"engine_h200_{variant.program}.py"), *arguments]
 
 
-def lines_of(result: Path, backend: str) -> list[dict[str, Any]]:
+def lines_of(result: Path) -> list[dict[str, Any]]:
     """What a process has measured: one entry for each finished setting and policy."""
-    if not result.exists():
-        return []
-    if backend == "whet":
-        return [json.loads(line) for line in result.read_text().splitlines()]
-    found = json.loads(result.read_text())
-    common = {key: found.get(key) for key in ("import_s", "load_s", "load_alloc_gib", "versions")}
-    return [{"policy": "own", **common, **setting} for setting in found["settings"]]
+    return [json.loads(line) for line in result.read_text().splitlines()] if result.exists() else []
 
 
 def gpu_state() -> str:
-    """Name, clock, power and temperature; empty without a GPU."""
-    query = "--query-gpu=name,driver_version,clocks.sm,power.draw,temperature.gpu"
+    """Name, driver, clock, power and temperature; empty without a GPU."""
+    query = ["nvidia-smi", f"--query-gpu={STATE}", "--format=csv,noheader"]
     try:
-        asked = subprocess.run(["nvidia-smi", query, "--format=csv,noheader"], capture_output=True, text=True)
+        return subprocess.run(query, capture_output=True, text=True).stdout.strip()
     except FileNotFoundError:
         return ""
-    return asked.stdout.strip()
 
 
-def run_task(task: Task, options: argparse.Namespace, checkpoint: Path, seconds: int) -> None:
-    """One process; its lines go to raw.jsonl, what it printed to log.txt."""
-    variant = VARIANTS[task.variant]
+def write_raw(options: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
+    with (options.out / "raw.jsonl").open("a") as raw:
+        raw.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def run_card(options: argparse.Namespace) -> None:
+    """What the card sustains, now."""
+    program = [sys.executable, str(HERE / "engine_h200_card.py"), *options.card_arguments.split()]
+    shown = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    line = {"round": options.round, "variant": "card", "gpu_after": gpu_state(), **json.loads(shown)}
+    write_raw(options, [line])
+    print(shown.strip(), flush=True)
+
+
+def run_task(task: Task, turn: int, options: argparse.Namespace, seconds: int) -> int:
+    """One process; its lines go to raw.jsonl, what it printed to log.txt. Returns its exit status."""
+    began = time.perf_counter()
+    folder = checkpoint_of(task.model, options.scratch)
     work = options.scratch / "work"
     work.mkdir(parents=True, exist_ok=True)
     result = work / f"{task.variant}.json"
     result.unlink(missing_ok=True)
-    program = command(task, options.settings, checkpoint, result, seconds)
-    began, before = time.perf_counter(), gpu_state()
+    before, switches = gpu_state(), VARIANTS[task.variant].switches
     with (options.out / "log.txt").open("a") as log:
-        log.write(f"##### round {options.round} {task.variant} {' '.join(task.policies)}\n")
+        log.write(f"##### round {options.round}, {turn}: {task.text}\n")
         log.flush()
         try:
             code = subprocess.run(
-                program, cwd=work, env=environment(variant, options.scratch), stdout=log, stderr=log, timeout=seconds
-            ).returncode
+                command(task, folder, result, seconds), cwd=work, env=environment(switches, options.scratch),
+                stdout=log, stderr=log, timeout=seconds,
+            ).returncode  # fmt: skip
         except subprocess.TimeoutExpired:
             code = 124
-    facts = {"round": options.round, "variant": task.variant, "gpu_before": before, "gpu_after": gpu_state()}
-    found = lines_of(result, variant.backend)
-    with (options.out / "raw.jsonl").open("a") as raw:
-        for line in found:
-            raw.write(json.dumps({**facts, **line}) + "\n")
+    facts = {"round": options.round, "turn": turn, "model": task.model, "variant": task.variant}
+    facts |= {"switches": dict(switches), "gpu_before": before, "gpu_after": gpu_state()}
+    found = lines_of(result)
+    write_raw(options, [{**facts, **line} for line in found])
     for line in found:
-        print(f"  {line['policy']:<6} {line['setting']:<16} {brief(line)}", flush=True)
-    print(f"{task.variant}: exit {code}, {time.perf_counter() - began:.0f} s", flush=True)
+        print(f"  {line['policy']:<8} {line['setting']:<16} {brief(line)}", flush=True)
+    print(f"{turn}: {task.text}: exit {code}, {time.perf_counter() - began:.0f} s", flush=True)
     if code:
-        print((options.out / "log.txt").read_text(errors="replace")[-3000:], flush=True)
+        print((options.out / "log.txt").read_text(errors="replace")[-1500:], flush=True)
+    return code
 
 
 def brief(line: dict[str, Any]) -> str:
     """For people who watch."""
-    if "step_s" not in line:
-        return str(line.get("error") or line.get("skipped"))
-    steps = sorted(line["step_s"][-3:])
-    tokens = line["batch"] * line["accum"] * line["seq"]
+    if line["policy"] == "start":
+        return f"{line['import_to_first_step_s']} s to the first step; {line['parts']}"
+    if not line.get("step_s"):
+        return str(line.get("error"))
+    rate = sum(line["tokens"][-3:]) / sum(line["step_s"][-3:])
     loss = "loss {loss_first} .. {loss_last}".format(**line)
-    return f"{tokens / steps[1]:,.0f} tokens/s, {line['peak_alloc_gib']} / {line['peak_reserved_gib']} GiB, {loss}"
+    return f"{rate:,.0f} tokens/s, {line['peak_alloc_gib']} / {line['peak_reserved_gib']} GiB, {loss}"
 
 
 def run_round(options: argparse.Namespace) -> None:
-    """All tasks of a round, as far as the time goes."""
+    """All tasks of a round that this machine has not done yet, as far as the time goes."""
     began = time.perf_counter()
-    tasks = parse_tasks(options.tasks)
+    tasks = [parse_task(text) for text in (options.tasks.split(",") if options.tasks else ROUNDS[options.round])]
     options.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = prepare(options.scratch, options.shape)
+    options.scratch.mkdir(parents=True, exist_ok=True)
+    unpack(options.scratch)
+    checkpoint_of(tasks[0].model, options.scratch)
     print(f"prepared in {time.perf_counter() - began:.0f} s; {gpu_state()}", flush=True)
-    for task in tasks:
+    run_card(options)
+    done = options.scratch / f"done-{options.round}.txt"
+    for turn, task in enumerate(tasks, start=1):
+        key = f"{turn} {task.text}\n"
+        if done.exists() and key in done.read_text().splitlines(keepends=True):
+            continue
         left = int(options.limit - (time.perf_counter() - began))
         if left < SHORTEST:
-            print(f"{task.variant}: not started, {left} s left", flush=True)
-            continue
-        run_task(task, options, checkpoint, min(left, options.task_limit))
+            print(f"{turn}: {task.text}: not started, {left} s left", flush=True)
+        elif run_task(task, turn, options, min(left, options.task_limit)) == 0:
+            with done.open("a") as out:
+                out.write(key)
     print(f"round {options.round} took {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--round", type=int, default=1)
+    parser.add_argument("--round", default="main", help=f"{' or '.join(ROUNDS)}; with --tasks any name")
     parser.add_argument("--out", type=lambda text: Path(text).resolve(), default=Path("engine_h200_raw").resolve())
-    parser.add_argument("--tasks", default=TASKS)
-    parser.add_argument("--settings", default=SETTINGS)
-    parser.add_argument("--limit", type=int, default=540, help="seconds for all tasks together")
+    parser.add_argument("--tasks", help="instead of the round's")
+    parser.add_argument("--limit", type=int, default=555, help="seconds for all tasks together")
     parser.add_argument("--task-limit", type=int, default=LONGEST, help="seconds for one task")
-    parser.add_argument("--shape", default="llama8b", help="a shape of gen_ckpt.py")
     parser.add_argument("--scratch", type=Path, default=Path.home() / ".cache" / "whet_engine_h200")
+    parser.add_argument("--card-arguments", default="", help="of engine_h200_card.py")
     parser.add_argument("--summarise", nargs="+", type=Path, metavar="RAW")
     parser.add_argument("--result", type=Path, help="where --summarise writes, if not to results/engine_h200.json")
     options = parser.parse_args()

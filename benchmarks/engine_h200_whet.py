@@ -1,8 +1,14 @@
 """whet's part of ``engine_h200.py``: one process, one storage of the weights, several policies and settings.
 
 The training loop does what the peers' trainers do in a step: rows to the GPU, loss and gradients, clipping at 1,
-AdamW with a linear schedule, the loss read back. Rows are those of the peers: words drawn with the same seed, cut at
-the same length, every token trained.
+AdamW with a linear schedule, the loss read back. Texts are those of the peers (``engine_h200_rows.py``). Documents are
+packed by whet's own packing into rows of the setting's length, and do not see each other.
+
+A policy is what all layers keep (``none``, ``mlp``, ``full``), or
+
+* ``resident``: ``none``, and 16-bit copies of all NF4 weights;
+* ``24gib``: the plan's fastest for 24 GiB of reserved memory, which the allocator may not exceed;
+* ``fit``: the plan's fastest for the card's free memory.
 """
 
 from __future__ import annotations
@@ -11,7 +17,6 @@ import argparse
 import gc
 import json
 import random
-import re
 import time
 from collections import Counter
 from itertools import pairwise
@@ -19,10 +24,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from engine_h200_rows import Setting, document_rows, full_rows, parse_settings
 from transformers import get_linear_schedule_with_warmup
 
 from whet import runtime
+from whet.data.loader import PackedDataset, collate
+from whet.data.prepare import prepare
 from whet.engine.forward import Engine
+from whet.engine.loss import IGNORE
 from whet.engine.memory import Work
 from whet.engine.plan import choose
 from whet.engine.rates import H200
@@ -30,76 +39,88 @@ from whet.engine.shape import Storage, shape_of_model
 from whet.engine.spec import Unsupported
 from whet.models.adapters import add_lora
 from whet.models.load import load_model
+from whet.text.encode import Encoded
 from whet.train.flat import FlatAdapters
 from whet.train.optim import FlatAdamW
 
 GIB = 2**30
 LIMIT = 24 * GIB  # of policy "24gib"
+MARGIN = 2 * GIB  # of policy "fit": CUDA's own memory, cuDNN's work space
 LOWER = {"none": "mlp", "mlp": "full"}
 RATE, DECAY, CLIP = 2e-4, 0.01, 1.0  # the peers'
+Batch = dict[str, torch.Tensor]
 
 
-class Setting(NamedTuple):
-    """What bench_train.py reads out of the same words."""
+class Step(NamedTuple):
+    """An optimizer step's micro-batches; positions that predict a label, and tokens without padding."""
 
-    label: str
-    batch: int
-    accum: int
-    seq: int
-    steps: int
-    warmup: int
-
-    @property
-    def tokens(self) -> int:
-        """Of an optimizer step."""
-        return self.batch * self.accum * self.seq
+    batches: list[Batch]
+    labelled: int
+    tokens: int
 
 
-def parse_settings(text: str) -> list[Setting]:
-    """Settings of ``--settings``."""
-    found = []
-    for label in text.split(","):
-        match = re.fullmatch(r"b(\d+)a(\d+)s(\d+)n(\d+)w(\d+)", label)
-        if match is None:
-            raise ValueError(f"setting {label!r}; expected something like b8a1s2048n8w3")
-        found.append(Setting(label, *map(int, match.groups())))
-    return found
+def steps_of(setting: Setting, folder: str, tokenizer: Any) -> list[Step]:
+    """All steps of a setting."""
+    batches = (
+        packed_batches(setting, folder, tokenizer) if setting.documents else full_batches(setting, folder, tokenizer)
+    )
+    groups = [batches[first : first + setting.accum] for first in range(0, len(batches), setting.accum)]
+    return [_step(group, tokenizer.pad_token_id) for group in groups[: setting.steps]]
 
 
-def all_rows(folder: str, tokenizer: Any, settings: list[Setting]) -> dict[str, torch.Tensor]:
-    """Token ids (optimizer steps, accumulation, batch, tokens) of each setting, drawn as bench_train.py does."""
-    words, draw = (Path(folder) / "words.txt").read_text().split("\n"), random.Random(1)
-    found = {}
-    for setting in settings:
-        count = setting.steps * setting.accum * setting.batch
-        texts = [" ".join(draw.choices(words, k=setting.seq)) for _ in range(count)]
-        ids = [tokenizer(text)["input_ids"][: setting.seq] for text in texts]
-        shape = (setting.steps, setting.accum, setting.batch, setting.seq)
-        found[setting.label] = torch.tensor(ids).reshape(shape)
-    return found
+def full_batches(setting: Setting, folder: str, tokenizer: Any) -> list[Batch]:
+    """Rows of one length, every token trained."""
+    rows = torch.tensor(full_rows(setting, folder, tokenizer)).split(setting.batch)
+    positions_BS = torch.arange(setting.seq).repeat(setting.batch, 1)
+    return [{"input_ids": ids_BS, "labels": ids_BS, "position_ids": positions_BS} for ids_BS in rows]
+
+
+def packed_batches(setting: Setting, folder: str, tokenizer: Any) -> list[Batch]:
+    """Documents in rows, the rows in random order."""
+    documents = [Encoded(ids, ((0, len(ids)),)) for ids in document_rows(setting, folder, tokenizer)]
+    rows = PackedDataset(prepare(documents, setting.seq), setting.seq)
+    order = random.Random(setting.label).sample(range(len(rows)), len(rows))
+    groups = [order[first : first + setting.batch] for first in range(0, len(order), setting.batch)]
+    return [collate([rows[number] for number in group], pad_id=tokenizer.pad_token_id) for group in groups]
+
+
+def _step(batches: list[Batch], pad: int) -> Step:
+    labelled = sum(int((batch["labels"][:, 1:] != IGNORE).sum()) for batch in batches)
+    return Step(batches, labelled, sum(int((batch["input_ids"] != pad).sum()) for batch in batches))
 
 
 class Trainer:
     """The engine with its optimizer; every ``run`` starts from the same adapters."""
 
     def __init__(self, engine: Engine, model: Any) -> None:
-        self.engine = engine
+        self.engine, self.model, self.copies = engine, model, False
         self.flat = FlatAdapters([parameter for parameter in model.parameters() if parameter.requires_grad])
         self.initial = self.flat.values.cpu().clone()
         self.device = self.flat.values.device
         engine.changed()
 
-    def run(self, setting: Setting, rows: torch.Tensor) -> dict[str, Any]:
+    def use(self, policies: list[str], resident: list[int]) -> None:
+        """Policies of the layers, and the NF4 layers that have a 16-bit copy; copies of an earlier use go."""
+        if self.copies:
+            self.engine.release()
+            engine = Engine.attach(self.model)
+            assert isinstance(engine, Engine), engine
+            self.engine = engine
+        self.engine.policies = list(policies)  # type: ignore[assignment]
+        self.copies = bool(resident)
+        self.engine.make_resident(resident)
+
+    def run(self, setting: Setting, steps: list[Step]) -> dict[str, Any]:
         """Step times, losses and peaks of one setting under the engine's policies."""
         self._reset()
         optimizer = FlatAdamW(self.flat, lr=RATE, betas=(0.9, 0.999), eps=1e-8, weight_decay=DECAY)
         schedule = get_linear_schedule_with_warmup(optimizer, 2, setting.steps)
         optimizer.zero_grad()
         losses, ends = [], [self._now()]
-        for rows_ABS in rows:
+        for step in steps:
             loss = torch.zeros((), device=self.device)
-            for rows_BS in rows_ABS:
-                loss += self._micro_batch(rows_BS, setting)
+            for batch in step.batches:
+                loss += self._micro_batch(batch, step.labelled)
             self.flat.clip_(CLIP)
             optimizer.step()
             schedule.step()
@@ -108,6 +129,7 @@ class Trainer:
             ends.append(self._now())
         return {
             "step_s": [round(end - start, 5) for start, end in pairwise(ends)],
+            "tokens": [step.tokens for step in steps],
             "loss_first": losses[0],
             "loss_last": losses[-1],
             "loss": losses,
@@ -115,12 +137,10 @@ class Trainer:
             **self._peaks("peak"),
         }
 
-    def _micro_batch(self, rows_BS: torch.Tensor, setting: Setting) -> torch.Tensor:
-        cuda = self.device.type == "cuda"
-        ids_BS = (rows_BS.pin_memory() if cuda else rows_BS).to(self.device, non_blocking=True)
-        positions_BS = torch.arange(setting.seq, device=self.device).repeat(setting.batch, 1)
-        trained = setting.accum * setting.batch * (setting.seq - 1)
-        loss = self.engine.loss_sum(ids_BS, positions_BS, ids_BS) / trained
+    def _micro_batch(self, batch: Batch, labelled: int) -> torch.Tensor:
+        if self.device.type == "cuda":
+            batch = {name: part.pin_memory().to(self.device, non_blocking=True) for name, part in batch.items()}
+        loss = self.engine.loss_sum(batch["input_ids"], batch["position_ids"], batch["labels"]) / labelled
         loss.backward()
         return loss.detach()
 
@@ -146,73 +166,91 @@ class Trainer:
         return {f"{name}_alloc_gib": round(peaks[0] / GIB, 3), f"{name}_reserved_gib": round(peaks[1] / GIB, 3)}
 
 
-def planned(engine: Engine, setting: Setting, storage: str) -> tuple[list[str], dict[str, float]]:
-    """The plan's policies for 24 GiB of reserved memory, and what the plan promises."""
+def planned(
+    engine: Engine, steps: list[Step], storage: str, budget: int
+) -> tuple[list[str], list[int], dict[str, float]]:
+    """The plan's policies and copies for a number of reserved bytes, and what the plan promises."""
     stored: Storage = "nf4" if storage == "nf4" else "dense"
     shape = shape_of_model(engine.spec, storage=stored)
-    tokens = setting.batch * setting.seq
-    work = Work(tokens, tokens - setting.batch, float(tokens * setting.seq), setting.accum, True)
-    plan = choose(shape, work, LIMIT, H200, "fastest")
+    plan = choose(shape, max(map(work_of, steps), key=lambda work: work.tokens), budget, H200, "fastest")
     promised = {"peak_alloc_gib": plan.peak_bytes / GIB, "tokens_per_second": plan.tokens_per_second}
-    return list(plan.policies), {name: round(value, 2) for name, value in promised.items()}
+    copies = [number for number, copy in enumerate(plan.resident) if copy]
+    return list(plan.policies), copies, {name: round(value, 2) for name, value in promised.items()}
 
 
-def limited(trainer: Trainer, setting: Setting, rows: torch.Tensor, storage: str) -> dict[str, Any]:
-    """A run in which the allocator may reserve 24 GiB; layers keep less where the plan does not fit after all."""
-    policies, promised = planned(trainer.engine, setting, storage)
-    cuda = trainer.device.type == "cuda"
-    if cuda:
-        torch.cuda.set_per_process_memory_fraction(LIMIT / torch.cuda.mem_get_info()[1])
+def work_of(step: Step) -> Work:
+    """A step's largest micro-batch, as the plan counts it."""
+    batch = max(step.batches, key=lambda one: one["input_ids"].numel())
+    starts = (batch["position_ids"] == 0).flatten().nonzero().flatten().tolist()
+    lengths = [end - start for start, end in pairwise([*starts, batch["input_ids"].numel()])]
+    labelled = int((batch["labels"][:, 1:] != IGNORE).sum())
+    squares = float(sum(length**2 for length in lengths))
+    return Work(sum(lengths), labelled, squares, len(step.batches), len(set(lengths)) == 1)
+
+
+def limited(trainer: Trainer, setting: Setting, steps: list[Step], storage: str, policy: str) -> dict[str, Any]:
+    """A run by the plan; where it does not fit after all, the copies go, then layers keep less."""
+    trainer.use(["full"] * len(trainer.engine.layers), [])
+    budget, total = budget_of(trainer, policy)
+    policies, copies, promised = planned(trainer.engine, steps, storage, budget)
+    facts = {"budget_gib": round(budget / GIB, 2), "planned": promised}
+    if total and policy == "24gib":
+        torch.cuda.set_per_process_memory_fraction(LIMIT / total)
     try:
-        for retries in range(2 * len(policies)):
-            trainer.engine.policies = policies  # type: ignore[assignment]
-            measured = attempt(trainer, setting, rows)
+        for retries in range(2 * len(policies) + 1):
+            measured = attempt(trainer, setting, steps, policies, copies)
             if measured is not None:
-                return {**measured, "planned": promised, "out_of_memory_before": retries}
-            keeping = [number for number, policy in enumerate(policies) if policy in LOWER]
-            if not keeping:
+                return {**measured, **facts, "copies": len(copies), "out_of_memory_before": retries}
+            keeping = [number for number, name in enumerate(policies) if name in LOWER]
+            if not copies and not keeping:
                 break
-            policies[keeping[0]] = LOWER[policies[keeping[0]]]
-        return {"error": "does not fit into 24 GiB", "planned": promised}
+            if not copies:
+                policies[keeping[0]] = LOWER[policies[keeping[0]]]
+            copies = []
+        return {"error": "out of memory", **facts}
     finally:
-        if cuda:
+        if total:
             torch.cuda.set_per_process_memory_fraction(1.0)
 
 
-def attempt(trainer: Trainer, setting: Setting, rows: torch.Tensor) -> dict[str, Any] | None:
+def budget_of(trainer: Trainer, policy: str) -> tuple[int, int]:
+    """Bytes that the allocator may reserve, and the card's; on a CPU 24 GiB, and 0."""
+    if trainer.device.type != "cuda":
+        return LIMIT, 0
+    gc.collect()
+    torch.cuda.empty_cache()
+    free, total = torch.cuda.mem_get_info()
+    return (LIMIT if policy == "24gib" else free + torch.cuda.memory_reserved() - MARGIN), total
+
+
+def attempt(
+    trainer: Trainer, setting: Setting, steps: list[Step], policies: list[str], copies: list[int]
+) -> dict[str, Any] | None:
     """A run; None where memory does not suffice."""
     try:
-        return trainer.run(setting, rows)
+        trainer.use(policies, copies)
+        return trainer.run(setting, steps)
     except torch.OutOfMemoryError:
         return None
 
 
-def measure(trainer: Trainer, setting: Setting, rows: torch.Tensor, policy: str, storage: str) -> dict[str, Any]:
+def measure(trainer: Trainer, setting: Setting, steps: list[Step], policy: str, storage: str) -> dict[str, Any]:
     """One line of the result."""
-    if policy == "24gib":
-        found = limited(trainer, setting, rows, storage)
+    count = len(trainer.engine.layers)
+    if policy in ("24gib", "fit"):
+        found = limited(trainer, setting, steps, storage, policy)
     else:
-        if policy == "resident":  # none, with 16-bit copies of all weights; comes last, the copies stay
-            trainer.engine.make_resident()
         name = "none" if policy == "resident" else policy
-        trainer.engine.policies = [name] * len(trainer.engine.layers)  # type: ignore[list-item]
-        found = attempt(trainer, setting, rows) or {"error": "out of memory"}
-    return {
-        "policy": policy,
-        "setting": setting.label,
-        "batch": setting.batch,
-        "accum": setting.accum,
-        "seq": setting.seq,
-        "layers": dict(Counter(trainer.engine.policies)),
-        **found,
-    }
+        copies = list(range(count)) if policy == "resident" else []
+        found = attempt(trainer, setting, steps, [name] * count, copies) or {"error": "out of memory"}
+    return {"policy": policy, **setting.facts, "layers": dict(Counter(trainer.engine.policies)), **found}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--storage", choices=("nf4", "bf16"), required=True)
-    parser.add_argument("--policies", default="none,mlp,full,24gib")
+    parser.add_argument("--policies", default="none+mlp+full+24gib")
     parser.add_argument("--settings", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--started", type=float, required=True, help="time.time() when the process was started")
@@ -234,10 +272,10 @@ def main() -> None:
         "versions": runtime.versions(),
         "device": runtime.device_facts(),
     }
-    rows = all_rows(options.model, tokenizer, settings)
     for setting in settings:
-        for policy in options.policies.split(","):
-            line = measure(trainer, setting, rows[setting.label], policy, options.storage)
+        steps = steps_of(setting, options.model, tokenizer)
+        for policy in options.policies.split("+"):
+            line = measure(trainer, setting, steps, policy, options.storage)
             with options.out.open("a") as out:
                 out.write(json.dumps({**facts, **line}) + "\n")
             print(json.dumps(line), flush=True)
