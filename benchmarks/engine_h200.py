@@ -206,10 +206,14 @@ def write_raw(options: argparse.Namespace, lines: list[dict[str, Any]]) -> None:
 def run_card(options: argparse.Namespace) -> None:
     """What the card sustains, now."""
     program = [sys.executable, str(HERE / "engine_h200_card.py"), *options.card_arguments.split()]
-    shown = subprocess.run(program, capture_output=True, text=True, check=True).stdout
+    asked = subprocess.run(program, capture_output=True, text=True)
+    if asked.returncode:
+        print(f"the card was not measured: {asked.stderr[-500:]}", flush=True)
+        return
+    shown = asked.stdout.strip().splitlines()[-1]
     line = {"round": options.round, "variant": "card", "gpu_after": gpu_state(), **json.loads(shown)}
     write_raw(options, [line])
-    print(shown.strip(), flush=True)
+    print(shown, flush=True)
 
 
 def run_task(task: Task, turn: int, options: argparse.Namespace, seconds: int) -> int:
