@@ -96,11 +96,12 @@ def norms(tokens: int) -> Iterator[Kernel]:
 
 def others() -> Iterator[Kernel]:
     """NF4 weights and the loss of one chunk of rows."""
-    for rows in (MLP, HIDDEN):
+    for rows, double in ((MLP, False), (HIDDEN, False), (MLP, True), (HIDDEN, True)):
         columns = HIDDEN if rows == MLP else MLP
-        weight, out = quantise_nf4(random(rows, columns).contiguous()), random(rows, columns, SPARE)
-        size = weight.packed.numel() + weight.absmax.numel() * weight.absmax.element_size() + 2 * out.numel()
-        yield Kernel(f"dequantise {rows} x {columns}", size, 0.70, lambda w=weight, o=out: dequantise_nf4(w, o))
+        weight, out = quantise_nf4(random(rows, columns).contiguous(), double), random(rows, columns, SPARE)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in weight.tensors()) + 2 * out.numel()
+        name = f"dequantise {rows} x {columns}{', absmax in 8 bits' if double else ''}"
+        yield Kernel(name, size, 0.70, lambda w=weight, o=out: dequantise_nf4(w, o))
     logits, targets = random(LOSS_ROWS, VOCABULARY), torch.randint(0, VOCABULARY, (LOSS_ROWS,), device="cuda")
     size = 4 * logits.numel()
     yield Kernel("cross entropy in place", size, None, lambda: cross_entropy_rows_(logits, targets))

@@ -16,7 +16,8 @@ from whet.engine.kernels.nf4 import NestedAbsmax, Nf4Weight, dequantise_nf4_plai
 from whet.engine.quantised import quantise_nf4
 
 HALVES = (torch.bfloat16, torch.float16)
-NF4_SHAPES = [(3, 64), (70, 192), (17, 576), (5, 33), (7, 100), (300, 64)]  # rows cut through blocks in two of them
+# Rows cut through blocks in four of them; the last two are longer than a program's stretch of a row.
+NF4_SHAPES = [(3, 64), (70, 192), (17, 576), (5, 33), (7, 100), (300, 64), (3, 2056), (9, 4160)]
 NF4_CASES = list(product(NF4_SHAPES, [False, True], [torch.float32, *HALVES]))
 ROW_SHAPES = [(1, 1), (5, 3), (4, 64), (3, 130), (2, 20_011)]  # the last one: three steps of a program, one in part
 ROW_CASES = list(product(ROW_SHAPES, [None, 30.0], [None, 0.37, "rows"], [torch.float32, torch.bfloat16]))
@@ -40,10 +41,11 @@ def check_nf4(shape: tuple[int, int], double: bool, dtype: torch.dtype, device: 
     weight, at_cpu = (nf4_weight(shape, double, dtype, where) for where in (device, "cpu"))
     values_NK = torch.empty(N, K)
     dequantise_nf4_plain(replace(at_cpu, dtype=torch.float32), values_NK)
-    for out_dtype in (torch.float32, torch.bfloat16):
+    small = nf4_triton.Tiling(words=32, pieces=2, warps=1)
+    for out_dtype, tiling in ((torch.float32, nf4_triton.TILING), (torch.bfloat16, small)):
         expected_NK = rounded(rounded(values_NK, dtype, device), out_dtype, device)
         buffer = torch.full((N + 2, K + 7), float("nan"), dtype=out_dtype, device=device)
-        nf4_triton.dequantise(weight, table(buffer.device), buffer[1:-1, 3 : 3 + K])
+        nf4_triton.dequantise(weight, table(buffer.device), buffer[1:-1, 3 : 3 + K], tiling)
         assert torch.equal(buffer[1:-1, 3 : 3 + K].cpu(), expected_NK)
         assert int(buffer.isnan().sum()) == buffer.numel() - N * K
 
