@@ -5,6 +5,8 @@ The GPU kernels are replaced by a stand-in on the CPU here; tests/engine/test_at
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -134,6 +136,28 @@ def test_the_choice():
     assert kinds((64, 64), head_dim=20) == kinds((64, 64), head_dim=512) == [("each", 2)]
 
 
+def test_the_choice_is_the_fastest_that_was_measured(monkeypatch):
+    """Every case of the recorded benchmark: what is chosen now took at most 5% more than the fastest way there."""
+    benchmarks = Path(__file__).parents[2] / "benchmarks"
+    monkeypatch.syspath_prepend(str(benchmarks))
+    from engine_attention import MIXED, filled
+
+    recorded: dict[tuple[str, int, int], dict[str, dict[str, Any]]] = {}
+    for row in json.loads((benchmarks / "results" / "engine_attention.json").read_text())["rows"]:
+        recorded.setdefault((row["documents"], row["tokens"], row["heads"]), {})[row["kernel"]] = row
+    assert len(recorded) > 20
+    for (name, tokens, heads), rows in recorded.items():
+        lengths = (int(name),) * (tokens // int(name)) if name.isdigit() else filled(MIXED[name], tokens)
+        parts = choose(CARD._replace(heads=heads), lengths, Scores(SCALE))
+        ms = {kernel: row["forward"] + row["backward"] for kernel, row in rows.items()}
+        if bucket(lengths[0]) != lengths[0]:
+            ms.pop("batch", None)  # a plan for every length there is
+        as_then = "+".join(f"{part.kind}:{part.last - part.first}" for part in parts[:8]) == rows["chosen"]["parts"]
+        way = "chosen" if as_then else {"fa2": "fa2", "cudnn": "single"}[parts[0].kind]
+        assert as_then or len({part.kind for part in parts}) == 1, "a split that was not measured"
+        assert ms[way] <= 1.05 * min(ms.values()), (name, heads, way, ms)
+
+
 def test_parts_cover_every_document_once():
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
@@ -240,7 +264,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> StandIn:
 )
 def test_parts_and_padding(gpu, lengths, scores, calls, monkeypatch):
     """Long documents (from 60 tokens on here) go one by one at their bucket's length, into the rows that follow."""
-    monkeypatch.setattr("whet.engine.attention_choice._gains", lambda shape, length: length >= 60)
+    kinds = "whet.engine.attention_choice._kinds"
+    monkeypatch.setattr(kinds, lambda shape, lengths: ["cudnn" if length >= 60 else "fa2" for length in lengths])
     choose.cache_clear()
     qkv, do = heads_of(sum(lengths), 4, 2), torch.randn(sum(lengths), 4, E, dtype=torch.float64)
     got = both(qkv, do, lengths, scores)

@@ -1,10 +1,10 @@
 """Which attention kernel runs for which documents: one table, one rule.
 
-The table is milliseconds turned into rates, from one H200 (torch 2.11, cuDNN 9.19, bfloat16, 32 query and 8 key/value
-heads of 128, causal, forward + backward; the prototype's README, to be replaced by benchmarks/engine_attention.py):
-cuDNN is up to 1.7 times as fast as FlashAttention-2, but takes documents of one length at a time and builds a plan of
-about 0.13 s for each new shape; FlashAttention-2 takes any lengths at once. cuDNN's own form for several lengths is
-broken in torch 2.11 (wrong gradients), flex_attention is slower than both.
+The table is measured (benchmarks/results/engine_attention.json: one H200, torch 2.11, bfloat16, 32 query and 8
+key/value heads of 128, causal, 16,384 tokens, forward + backward): cuDNN is up to 1.7 times as fast as
+FlashAttention-2, but takes documents of one length at a time and builds a plan of some 0.08 s for each new shape;
+FlashAttention-2 takes any lengths at once. cuDNN's own form for several lengths is broken in torch 2.11 (wrong
+gradients), flex_attention is slower than both.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ import torch
 from whet.engine.documents import Kind, Part, Scores
 
 # TFLOP/s by document length, forward + backward (7 * T * length * H * E operations); linear in between.
-RATE_LENGTHS = (256, 2048, 8192, 32768)
-RATES = {"fa2": (93, 252, 305, 325), "cudnn": (140, 440, 517, 543)}
-CALL_MS = 0.1  # of one more cuDNN call: launches, and copies of what is padded to a bucket (estimated)
+RATE_LENGTHS = (256, 1024, 2048, 4096, 16384)
+RATES = {"fa2": (90, 199, 253, 282, 317), "cudnn": (131, 333, 428, 491, 527)}
+CALL_MS = 0.11  # of one more cuDNN call: launches, and copies into place (``single`` less ``batch`` in that file)
+PART_MS = 0.15  # of a FlashAttention-2 call beside others: few documents fill the card badly (its mixed rows)
 
 CUDNN_HEAD = 128  # largest head size of cuDNN's attention before Hopper; above it not measured
 FA2_HEAD = 256
@@ -50,7 +51,8 @@ def choose(shape: Shape, lengths: tuple[int, ...], scores: Scores) -> tuple[Part
 
     Softcap and unusual dtypes or head sizes: each document by the plain form. A window that cuts a document, and
     deterministic runs: FlashAttention-2. A batch of equal documents of a ``bucket``'s length: one cuDNN call. Else
-    documents that gain by it get a cuDNN call of their own, and those between them share FlashAttention-2 calls.
+    whatever is estimated to be the fastest: one FlashAttention-2 call, a cuDNN call for each document, or that for the
+    documents that gain by it, while those between them share FlashAttention-2 calls.
     """
     longest = max(lengths)
     if not shape.short or scores.softcap is not None or shape.head_dim % 8 or shape.head_dim > FA2_HEAD:
@@ -60,7 +62,7 @@ def choose(shape: Shape, lengths: tuple[int, ...], scores: Scores) -> tuple[Part
         return _joined(["fa2"] * len(lengths), lengths)
     if min(lengths) == longest == bucket(longest):
         return (Part("cudnn", 0, len(lengths), 0, sum(lengths)),)
-    return _joined(["cudnn" if _gains(shape, length) else "fa2" for length in lengths], lengths)
+    return _joined(_kinds(shape, lengths), lengths)
 
 
 def bucket(length: int) -> int:
@@ -79,8 +81,21 @@ def estimated_ms(kind: Kind, shape: Shape, length: int) -> float:
     return operations / (_rate(RATES[kind], computed) * 1e9)
 
 
-def _gains(shape: Shape, length: int) -> bool:
-    return estimated_ms("cudnn", shape, length) + CALL_MS < estimated_ms("fa2", shape, length)
+def _kinds(shape: Shape, lengths: tuple[int, ...]) -> list[Kind]:
+    """The kernel of each document; the fewest kinds where two ways cost the same."""
+    costs = {
+        length: (estimated_ms("fa2", shape, length), estimated_ms("cudnn", shape, length) + CALL_MS)
+        for length in set(lengths)
+    }
+    split: list[Kind] = ["cudnn" if costs[length][1] < costs[length][0] else "fa2" for length in lengths]
+    ways: list[list[Kind]] = [["fa2"] * len(lengths), ["cudnn"] * len(lengths), split]
+
+    def cost(kinds: list[Kind]) -> float:
+        ms = sum(costs[length][kind == "cudnn"] for kind, length in zip(kinds, lengths, strict=True))
+        parts = [part.kind for part in _joined(kinds, lengths)]
+        return ms + (PART_MS * parts.count("fa2") if len(parts) > 1 else 0.0)
+
+    return min(ways, key=cost)
 
 
 def _rate(rates: tuple[int, ...], length: int) -> float:
