@@ -77,6 +77,20 @@ def test_both_forwards_follow_one_optimizer() -> None:
         assert abs(losses[0] - losses[1]) <= 1e-5 * losses[0]
 
 
+@pytest.mark.parametrize("fused", [False, True], ids=["foreach", "fused"])
+def test_the_engine_follows_any_optimizer(fused: bool) -> None:
+    """torch's fused AdamW, which transformers takes by default, does not count the parameters' versions up."""
+    model = lora_model("llama", torch.float32)
+    ids_1T, positions_1T = packed((23,))
+    engine = engine_of(model)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, fused=fused)
+    for _ in range(3):
+        loss = engine.loss_sum(ids_1T, positions_1T, ids_1T) / 22
+        assert abs(loss - own_step(model, ids_1T)[0]) <= 1e-5 * loss
+        optimizer.step()
+    assert engine.loss_sum(ids_1T, positions_1T, ids_1T) / 22 < loss - 0.01
+
+
 def trl_losses(folder: Path, attached: bool) -> list[float]:
     import trl
     from datasets import Dataset

@@ -8,11 +8,13 @@ B rows of S tokens, T = B S, D hidden size, V vocabulary, N positions that predi
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from whet.engine.attention import documents_of
 from whet.engine.kernels.norm import rms_norm, rms_norm_backward
@@ -46,6 +48,7 @@ class Engine:
         self._refresh = Refresh([group for layer in self.layers for group in layer.groups])
         self._parameters = [parameter for layer in self.layers for parameter in layer.parameters]
         self._seen = self._versions()
+        self._follow_optimizers()
 
     @classmethod
     def attach(cls, model: Any, policies: Policy | Sequence[Policy] = "none") -> Engine | Unsupported:
@@ -95,6 +98,18 @@ class Engine:
         """The adapters have new values: for an optimizer that writes them by another way than the parameters."""
         self._seen = []
 
+    def _follow_optimizers(self) -> None:
+        """Any optimizer's step may have changed the adapters: torch's fused kernels and bitsandbytes' write parameters
+        without counting their versions up."""
+        this = weakref.ref(self)
+
+        def stepped(*_: Any) -> None:
+            engine = this()
+            if engine is not None:
+                engine.changed()
+
+        self._unfollow = weakref.finalize(self, register_optimizer_step_post_hook(stepped).remove)
+
     def refresh(self) -> None:
         """Take over adapter weights that an optimizer, or a loaded checkpoint, has changed."""
         versions = self._versions()
@@ -112,6 +127,7 @@ class Engine:
 
     def release(self) -> None:
         """Give the model weights of its own again; the engine is of no more use."""
+        self._unfollow()
         for layer in self.layers:
             for group in layer.groups:
                 group.release()
