@@ -17,6 +17,7 @@ from whet.export.live import LiveSource
 from whet.export.lora import AdapterSource
 from whet.export.tensors import CheckpointSource
 from whet.models.names import starter_folder
+from whet.models.parts import exact_on_cpu
 
 FRAME = "Answer the question.\n\n### Question:\n{}\n\n### Answer:\n{}"
 
@@ -82,7 +83,7 @@ def test_saved_adapter_loads_with_plain_peft(trained: tuple[Any, Any, Path]) -> 
     base = AutoModelForCausalLM.from_pretrained(starter_folder(), dtype=torch.float32)
     loaded = PeftModel.from_pretrained(base, folder / "plain").eval()
     ids = torch.arange(5, 25)[None]
-    with torch.no_grad():
+    with torch.no_grad(), exact_on_cpu(model):
         assert torch.allclose(loaded(ids).logits, model.eval()(ids).logits, atol=1e-5)
 
 

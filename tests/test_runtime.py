@@ -7,6 +7,7 @@ import platform
 import random
 import subprocess
 import sys
+import time
 from importlib.metadata import version
 
 import numpy as np
@@ -33,16 +34,67 @@ def test_a_seed_beyond_32_bits_is_taken() -> None:
 
 
 @on_cpu
-@pytest.mark.parametrize("asked", [None, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("asked", [None, torch.float32, torch.float16])
 def test_a_cpu_holds_float32(asked: torch.dtype | None) -> None:
     dtype, reason = runtime.weight_dtype(asked)
     assert dtype == torch.float32
-    assert ("slow on a CPU" in reason) == (asked in (torch.bfloat16, torch.float16))
+    assert ("slow on a CPU" in reason) == (asked is torch.float16)
 
 
 @on_cpu
-def test_a_cpu_has_no_bfloat16() -> None:
+@pytest.mark.parametrize(("asked", "training"), [(None, True), (torch.bfloat16, True), (torch.bfloat16, False)])
+def test_a_cpu_that_multiplies_faster_in_bfloat16_trains_in_it(asked: torch.dtype | None, training: bool) -> None:
+    fast = runtime.cpu_bf16_gain() >= runtime.BF16_GAIN
+    dtype, reason = runtime.weight_dtype(asked, training=training)
+    assert dtype == (torch.bfloat16 if fast else torch.float32)
+    assert ("times as fast" if fast else "slow on this CPU") in reason
+
+
+@on_cpu
+def test_asked_for_float32_is_trained_in() -> None:
+    assert runtime.weight_dtype(torch.float32, training=True) == (torch.float32, "asked for")
+
+
+@on_cpu
+def test_the_gain_is_what_a_larger_product_shows() -> None:
+    """A product of another shape, long enough that other programs matter little, is on the same side of the border."""
+
+    def seconds(dtype: torch.dtype) -> float:
+        a, b = torch.ones(1024, 768, dtype=dtype), torch.ones(768, 1536, dtype=dtype)
+        best = float("inf")
+        for _ in range(6):
+            began = time.perf_counter()
+            torch.mm(a, b)
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    gain = seconds(torch.float32) / seconds(torch.bfloat16)
+    assert (gain >= runtime.BF16_GAIN) == (runtime.cpu_bf16_gain() >= runtime.BF16_GAIN)
+
+
+@on_cpu
+def test_a_cpu_has_no_bfloat16_autocast() -> None:
     assert runtime.bf16_supported() is False
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ("PASSIVE", str(runtime.SPIN_COUNT))),
+        ({"GOMP_SPINCOUNT": "7"}, ("PASSIVE", "7")),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ("ACTIVE", None)),
+    ],
+)
+def test_a_users_own_openmp_settings_stay(
+    given: dict[str, str], expected: tuple[str, str | None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.setenv(name, "")  # so that what share_cores sets is taken back at the end
+        monkeypatch.delenv(name)
+        if name in given:
+            monkeypatch.setenv(name, given[name])
+    runtime.share_cores()
+    assert (os.environ.get("OMP_WAIT_POLICY"), os.environ.get("GOMP_SPINCOUNT")) == expected
 
 
 @pytest.mark.gpu

@@ -23,6 +23,7 @@ from whet.export.merged import write_merged
 from whet.export.verify import verify_gguf
 from whet.models.adapters import ALL_LINEAR, add_lora
 from whet.models.load import context_length, load_model
+from whet.models.parts import exact_on_cpu
 from whet.notebook_data import describe_template
 from whet.text.chat import chat_template_of
 from whet.train import sft_trainer
@@ -55,7 +56,7 @@ class FastLanguageModel:
         Args:
             model_name: a hub name, a checkpoint folder, an adapter folder (base and adapter are loaded) or "starter".
             max_seq_length: tokens; longer than the model can is clamped and said.
-            dtype: None chooses for the device: bfloat16, float16 on older GPUs, float32 on a CPU.
+            dtype: None chooses for the device: bfloat16 where it is fast, else float16 on a GPU, float32 on a CPU.
             load_in_4bit: NF4 where the device can; elsewhere the library says so and goes on.
             full_finetuning: train all weights, in float32.
 
@@ -78,6 +79,7 @@ class FastLanguageModel:
             revision=revision,
             trust_remote_code=trust_remote_code,
             trainable_adapter=True,
+            training=True,
         )
         model.max_seq_length = context_length(model.config, max_seq_length)
         if full_finetuning:
@@ -217,7 +219,8 @@ def _prove(model: Any, tokenizer: Any, written: Sequence[Exported]) -> None:
     model.eval()
     try:
         for item in written:
-            verdict = verify_gguf(item.gguf, model, tokenizer)
+            with exact_on_cpu(model):
+                verdict = verify_gguf(item.gguf, model, tokenizer)
             notice(
                 f"{item.gguf.name}: tokens {'identical' if verdict.tokens_identical else 'DIFFERENT'}, mean KL "
                 f"{verdict.kl_mean:.1e}, top-1 {verdict.top1_agreement:.0%} over {verdict.positions} positions",

@@ -10,12 +10,20 @@ import importlib.util
 import os
 import platform
 import random
+import time
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import torch
 
 PACKAGES = ("torch", "transformers", "peft", "accelerate", "datasets", "tokenizers", "safetensors", "gguf", "xllamacpp")
+
+# A CPU with bfloat16 instructions multiplies 2 to 8 times as fast in it, one that emulates it several times slower:
+# this border is far from both, so that the choice is the same every time.
+BF16_GAIN = 1.5
+PROBE_SIZE, PROBE_REPEATS = 512, 5
+SPIN_COUNT = 5_000  # turns of GNU OpenMP's waiting loop before a thread sleeps
 
 
 class Choice(NamedTuple):
@@ -35,30 +43,65 @@ def device() -> torch.device:
 
 
 def bf16_supported() -> bool:
-    """Whether the GPU computes in bfloat16 (NVIDIA Ampere and newer). False on a CPU: it would be emulated."""
+    """Whether the GPU computes in bfloat16 (NVIDIA Ampere and newer). False on a CPU, see ``cpu_bf16_gain``."""
     import torch
 
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
-def weight_dtype(asked: torch.dtype | None = None) -> Choice:
+@lru_cache(maxsize=1)
+def cpu_bf16_gain() -> float:
+    """How many times as fast this CPU multiplies in bfloat16 as in float32; below 1 where it emulates it.
+
+    Measured once, in some 20 ms: the fastest of a few small products each, in turns. What a CPU says of itself is not
+    enough: torch takes bfloat16 everywhere, and the library below it decides which instructions it uses.
+    """
+    import torch
+
+    best = {torch.float32: float("inf"), torch.bfloat16: float("inf")}
+    operands = {dtype: torch.ones(PROBE_SIZE, PROBE_SIZE, dtype=dtype) for dtype in best}
+    for _ in range(PROBE_REPEATS + 1):  # the first one is slow, and not the fastest
+        for dtype, matrix in operands.items():
+            began = time.perf_counter()
+            torch.mm(matrix, matrix)
+            best[dtype] = min(best[dtype], time.perf_counter() - began)
+    return best[torch.float32] / best[torch.bfloat16]
+
+
+def weight_dtype(asked: torch.dtype | None = None, *, training: bool = False) -> Choice:
     """The format of frozen weights here.
 
-    A CPU without bfloat16 arithmetic computes in float32: bfloat16 there is several times slower, and float16 is both
-    slower and less exact.
+    On a CPU: float32, in which exports are proved; bfloat16 to train (or where asked for), if the CPU multiplies
+    faster in it.
+
+    Args:
+        training: adapters will be trained on these weights.
     """
     import torch
 
     kind = device().type
     if kind == "cpu":
-        if asked in (torch.float16, torch.bfloat16):
-            return Choice(torch.float32, f"{str(asked).removeprefix('torch.')} is slow on a CPU")
-        return Choice(torch.float32, "a CPU computes fastest in it")
+        return _cpu_dtype(asked, training)
     if asked is not None:
         return Choice(asked, "asked for")
     if kind == "cuda" and bf16_supported():
         return Choice(torch.bfloat16, "the GPU computes in it")
     return Choice(torch.float16, "the GPU has no bfloat16")
+
+
+def _cpu_dtype(asked: torch.dtype | None, training: bool) -> Choice:
+    import torch
+
+    if asked is torch.float16:
+        return Choice(torch.float32, "float16 is slow on a CPU")
+    if asked not in (None, torch.bfloat16):
+        return Choice(torch.float32, "asked for" if asked is torch.float32 else "a CPU computes fastest in it")
+    if asked is None and not training:
+        return Choice(torch.float32, "exact")
+    gain = cpu_bf16_gain()
+    if gain >= BF16_GAIN:
+        return Choice(torch.bfloat16, f"this CPU multiplies {gain:.1f} times as fast in it")
+    return Choice(torch.float32, "bfloat16 is slow on this CPU")
 
 
 def installed(package: str) -> bool:
@@ -67,13 +110,14 @@ def installed(package: str) -> bool:
 
 
 def share_cores() -> None:
-    """Let waiting OpenMP threads sleep instead of spin; effective before torch is imported.
+    """Let waiting OpenMP threads spin for some microseconds, then sleep; effective before torch is imported.
 
-    Small models wait many thousand times a second. With another program on the cores, spinning threads take the time
-    that the working one needs: a training step took 4.9 s spinning and 1.2 s sleeping (docs/experiments.md). A user's
-    own setting stays.
+    Small models wait many thousand times a second. Threads that sleep at once have to be woken as often; threads that
+    spin on take the time of whoever else works on the cores (docs/experiments.md has both). A user's own settings stay.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for OpenMP libraries that do not know the count
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
 
 
 def seed_everything(seed: int) -> None:
@@ -116,6 +160,6 @@ def device_facts() -> dict[str, str]:
         properties = torch.cuda.get_device_properties(here)
         facts["gpu"] = f"{torch.cuda.device_count()} x {properties.name}, {properties.total_memory / 2**30:.0f} GiB"
         facts["cuda"] = str(torch.version.cuda)
-    dtype, reason = weight_dtype()
+    dtype, reason = weight_dtype(training=True)
     facts["number format"] = f"{str(dtype).removeprefix('torch.')} ({reason})"
     return facts

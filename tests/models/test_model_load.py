@@ -63,7 +63,7 @@ def test_the_starter_is_as_small_as_promised() -> None:
 @on_cpu
 def test_what_a_cpu_cannot_is_said_once_and_left_out(tiny_llama_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for _ in range(2):
-        model, _tokenizer = load_model(str(tiny_llama_dir), dtype=torch.bfloat16, load_in_4bit=True)
+        model, _tokenizer = load_model(str(tiny_llama_dir), dtype=torch.float16, load_in_4bit=True)
         assert model.dtype == torch.float32
     said = capsys.readouterr().err
     assert said.count("4-bit weights need an NVIDIA GPU") == 1

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM, GraniteConfig, GraniteForCausalLM
 
 from whet.models.adapters import add_lora
-from whet.models.parts import halves
+from whet.models.parts import exact_on_cpu, halves
 
 SMALL = {
     "vocab_size": 64,
@@ -69,3 +69,16 @@ def test_the_look_leaves_the_model_as_it_was(tiny_llama_dir: Path) -> None:
         model.train(training)
         assert halves(model) is not None
         assert model.training is training and all(p.grad is None for p in model.parameters())
+
+
+def test_short_weights_are_float32_for_a_proof_and_the_same_ones_after_it(tiny_llama_dir: Path) -> None:
+    model: Any = add_lora(AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.bfloat16), rank=4)
+    before = {name: (p.dtype, p.data_ptr(), p.detach().clone()) for name, p in model.named_parameters()}
+    ids_BT = torch.arange(4, 24)[None]
+    with torch.no_grad(), exact_on_cpu(model):
+        exact = model(ids_BT).logits
+    wide = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.bfloat16).float()
+    assert exact.dtype == torch.float32 and torch.equal(exact, wide(ids_BT).logits)  # B is zero in a new adapter
+    for name, parameter in model.named_parameters():
+        dtype, place, value = before[name]
+        assert (parameter.dtype, parameter.data_ptr()) == (dtype, place) and torch.equal(parameter, value), name

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from whet import console, runtime
-from whet.train.fallback import NEED_BITSANDBYTES, PLAIN, mixed_precision, optimizer_name, settle
+from whet.train.fallback import NEED_BITSANDBYTES, PLAIN, mixed_precision, optimizer_name, settle, weights_asked
 
 pytestmark = pytest.mark.skipif(runtime.device().type == "cuda", reason="about machines without an NVIDIA GPU")
 
@@ -44,19 +45,28 @@ def test_other_optimizers_stay(name: str, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("bf16", "fp16", "words"),
     [
-        (True, False, "bf16 is slow"),
+        (True, False, "" if runtime.cpu_bf16_gain() >= runtime.BF16_GAIN else "bf16 is slow"),
         (False, True, "fp16 is slow"),
         ("auto", False, ""),
         (False, False, ""),
         (None, False, ""),
     ],
 )
-def test_a_cpu_trains_in_float32(
+def test_a_cpu_has_no_autocast(
     bf16: bool | str | None, fp16: bool, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert mixed_precision(bf16, fp16) == (False, False)
     said = capsys.readouterr().err
     assert words in said and (said == "") == (words == "")
+
+
+@pytest.mark.skipif(runtime.device().type != "cpu", reason="about CPUs")
+@pytest.mark.parametrize(
+    ("bf16", "frozen", "expected"),
+    [(False, True, torch.float32), ("auto", True, None), (True, True, None), ("auto", False, torch.float32)],
+)
+def test_bf16_false_keeps_a_cpu_in_float32(bf16: bool | str, frozen: bool, expected: torch.dtype | None) -> None:
+    assert weights_asked(bf16, frozen=frozen) is expected
 
 
 def test_settled_arguments_are_a_copy(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def load_model(
     trust_remote_code: bool = False,
     attn_implementation: str | None = None,
     trainable_adapter: bool = False,
+    training: bool = False,
 ) -> tuple[Any, Any]:
     """Load a model and its tokenizer; an adapter or run folder loads its base with the adapter on top.
 
@@ -39,6 +40,7 @@ def load_model(
         dtype: format of the weights; None chooses for this device.
         load_in_4bit: NF4 through bitsandbytes; where device or package cannot, 16 or 32 bits, said once.
         trainable_adapter: leave a loaded adapter's weights trainable.
+        training: adapters will be trained on it: the format may be one that is faster and less exact.
 
     Returns:
         The model (a ``PeftModel`` where there is an adapter), in eval mode, and the tokenizer.
@@ -48,8 +50,8 @@ def load_model(
     """
     place = locate(name)
     hub = {"token": token, "revision": revision, "trust_remote_code": trust_remote_code}
-    choice = runtime.weight_dtype(dtype)
-    if dtype is not None and choice.dtype is not dtype:
+    choice = runtime.weight_dtype(dtype, training=training)
+    if choice.dtype is not (dtype or torch.float32) and (dtype is not None or runtime.device().type == "cpu"):
         notice(f"weights are held in {str(choice.dtype).removeprefix('torch.')}: {choice.reason}")
     quantisation = _quantisation(load_in_4bit, load_in_8bit, choice.dtype)
     here = runtime.device()

@@ -1,7 +1,9 @@
-"""The two halves of a causal language model: what makes hidden states, and the head that makes logits of them."""
+"""Parts of a causal language model: what makes hidden states, the head that makes logits of them, and the weights."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -44,3 +46,17 @@ def _agrees(model: Any, found: Halves) -> bool:
     finally:
         model.train(training)
     return whole.shape == split.shape and bool((whole - split).abs().max() <= AGREES * whole.abs().max())
+
+
+@contextmanager
+def exact_on_cpu(model: Any) -> Iterator[None]:
+    """Hold a CPU model's short weights in float32 for a while: training chose bfloat16, a proof is made in float32."""
+    short = [p for p in model.parameters() if p.device.type == "cpu" and p.dtype in (torch.bfloat16, torch.float16)]
+    weights = [parameter.data for parameter in short]
+    for parameter in short:
+        parameter.data = parameter.data.float()
+    try:
+        yield
+    finally:
+        for parameter, weight in zip(short, weights, strict=True):
+            parameter.data = weight

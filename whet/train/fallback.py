@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
+
 from whet import runtime
 from whet.console import notice
 
@@ -43,10 +45,14 @@ def optimizer_name(asked: str) -> str:
 
 
 def mixed_precision(bf16: bool | str | None, fp16: bool) -> tuple[bool, bool]:
-    """(bf16, fp16) autocast for this device; "auto" is bfloat16 where the GPU has it, float16 on older ones."""
+    """(bf16, fp16) autocast for this device; "auto" is bfloat16 where the GPU has it, float16 on older ones.
+
+    None on a CPU: there the weights' own format decides (``weights_asked``).
+    """
     if runtime.device().type != "cuda":
-        if fp16 or bf16 is True:
-            notice(f"{'fp16' if fp16 else 'bf16'} is slow on this device; training in float32")
+        used = runtime.weight_dtype(training=True).dtype
+        if fp16 or (bf16 is True and used != torch.bfloat16):
+            notice(f"{'fp16' if fp16 else 'bf16'} is slow on this device, and is not used")
         return False, False
     capable = runtime.bf16_supported()
     if bf16 == "auto":
@@ -55,6 +61,18 @@ def mixed_precision(bf16: bool | str | None, fp16: bool) -> tuple[bool, bool]:
         notice("this GPU has no bfloat16; training in float16")
         return False, True
     return bool(bf16), fp16
+
+
+def weights_asked(bf16: bool | str | None, *, frozen: bool) -> torch.dtype | None:
+    """The format that a run asks of the weights it loads; None: what trains fastest here.
+
+    Args:
+        bf16: the run's key; false keeps a CPU in float32.
+        frozen: only adapters are trained; weights that are trained themselves are float32.
+    """
+    if runtime.device().type == "cpu" and (bf16 is False or not frozen):
+        return torch.float32
+    return None
 
 
 def settle(args: Any) -> Any:

@@ -23,6 +23,7 @@ from whet.engine.weights import PAD
 from whet.errors import WhetError
 from whet.models.load import config_of
 from whet.train.base import base_name, longest_row, tokenizer_for
+from whet.train.fallback import weights_asked
 from whet.train.rows import Rows, prepare_rows
 
 GOALS = {"fastest": "fastest that fits", "smallest": "least memory"}
@@ -156,7 +157,7 @@ def plan_run(config: RunConfig, max_memory: str | None = None, gpu: str | None =
     Raises:
         WhetError: a bad size, no rows, no such model.
     """
-    device = _device(gpu, max_memory or config.max_memory)
+    device = _device(gpu, max_memory or config.max_memory, _weights(config))
     tokenizer = tokenizer_for(config)
     limit = longest_row(config)
     rows = prepare_rows(config, tokenizer, limit)
@@ -225,7 +226,12 @@ def count_steps(config: RunConfig, rows: Rows, limit: int) -> Steps:
     )
 
 
-def _device(gpu: str | None, max_memory: str | None) -> Device:
+def _weights(config: RunConfig) -> torch.dtype:
+    """The format of frozen weights that the run would take on this machine."""
+    return runtime.weight_dtype(weights_asked(config.bf16, frozen=config.adapter is not None), training=True).dtype
+
+
+def _device(gpu: str | None, max_memory: str | None, weights: torch.dtype) -> Device:
     asked = parse_size(max_memory) if max_memory else None
     if max_memory and asked is None:
         raise WhetError(f"--max-memory {max_memory} is no size", "a size such as 16GiB")
@@ -240,10 +246,10 @@ def _device(gpu: str | None, max_memory: str | None) -> Device:
     if here.type == "cuda":
         free, total = torch.cuda.mem_get_info(here)
         name = torch.cuda.get_device_name(here)
-        found = card_of(name, total) or measure(here, name, total, runtime.weight_dtype().dtype)
+        found = card_of(name, total) or measure(here, name, total, weights)
         return Device(found, "cuda", asked or free)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
-    measured = measure(torch.device("cpu"), f"{runtime.cores()} cores", memory, torch.float32)
+    measured = measure(torch.device("cpu"), f"{runtime.cores()} cores", memory, weights)
     return Device(measured, here.type, asked or memory)
 
 
@@ -259,7 +265,7 @@ def _shape(config: RunConfig, model: Any, device: Device, storage: Storage) -> S
         rank=config.lora_r if config.adapter else 0,
         targets=config.lora_targets,
         storage=storage,
-        width=2 if device.kind == "cuda" else runtime.weight_dtype().dtype.itemsize,
+        width=2 if device.kind == "cuda" else _weights(config).itemsize,
         pad=PAD.get(device.kind, PAD["cpu"]),
     )
     if isinstance(shape, str) or config.adapter is not None:

@@ -26,6 +26,7 @@ from whet.train import trackers
 from whet.train.arguments import training_arguments
 from whet.train.base import base_name, longest_row, tokenizer_for
 from whet.train.checkpoint import newest_complete, set_aside
+from whet.train.fallback import weights_asked
 from whet.train.manifest import write_manifest
 from whet.train.rows import Rows, prepare_rows
 from whet.train.template import settle_template
@@ -75,6 +76,8 @@ def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
     template = settle_template(tokenizer, rows.sample)
     model, _ = load_model(
         base_name(config),
+        dtype=weights_asked(config.bf16, frozen=config.adapter is not None),
+        training=True,
         load_in_4bit=config.load_in_4bit or config.adapter == "qlora",
         revision=config.revision_of_model,
     )
