@@ -5,7 +5,9 @@
 
 Two shapes: the starter, and a random Llama of SmolLM-135M's shape. Same rows of the sample task, tokens, rank, batch
 and learning rate for each variant. Real tokens (padding not counted) over the seconds from the end of the first
-optimizer step to the end of the last. The variants take turns, each in a process of its own.
+optimizer step to the end of the last. The variants take turns, each in a process of its own. whet runs as ``whet
+train`` does (frozen weights in the format that trains fastest here, OpenMP's threads as it sets them), TRL with torch's
+defaults. A shape measured by itself is added to the day's result of the other.
 """
 
 from __future__ import annotations
@@ -17,13 +19,20 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from record import record, spread
+from record import RESULTS, record, spread
+
+from whet import runtime
 
 ROW_TOKENS, ROWS_A_STEP, RANK, RATE = 256, 4, 16, 1e-3
-ROWS = {"starter": 300, "135m": 100}  # 10 and 4 steps
+ROWS = {"starter": 600, "135m": 100}  # 33 and 6 steps
+WAITING = (
+    "OMP_WAIT_POLICY",
+    "GOMP_SPINCOUNT",
+)  # how OpenMP's threads wait: whet sets it, for TRL it is torch's default
 VARIANTS: dict[str, dict[str, bool]] = {
     "whet_engine": {"engine": True},
     "whet_plain": {"engine": False},
@@ -164,6 +173,8 @@ def timed(trainer: Any, timer: Any, tokens: int) -> dict[str, float]:
 
 
 def worker(variant: str, model_path: str, rows: int) -> None:
+    if variant.startswith("whet"):
+        runtime.share_cores()  # as the command line does, before torch is imported
     run = run_whet if variant.startswith("whet") else run_trl
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -176,7 +187,7 @@ def worker(variant: str, model_path: str, rows: int) -> None:
 def one_run(variant: str, model_path: str, rows: int, limit: float) -> dict[str, Any]:
     """The figures of one process, or why there are none."""
     command = [sys.executable, __file__, "--worker", variant, "--model", model_path, "--rows", str(rows)]
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}  # the same for all
+    variables = {name: value for name, value in os.environ.items() if name not in WAITING} | {"HF_HUB_OFFLINE": "1"}
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=variables, timeout=limit)
     except subprocess.TimeoutExpired:
@@ -203,6 +214,16 @@ def measure(shape: str, variants: list[str], repeats: int, rows: int, limit: flo
                 else:
                     runs[name].append(found)
     return {"rows": rows, "variants": figures_of(runs) | skipped, **ratios(figures_of(runs))}
+
+
+def measured_today() -> dict[str, Any]:
+    """Shapes of the result file, if it is of today and of the same versions."""
+    path = RESULTS / f"{Path(__file__).stem}.json"
+    if not path.is_file():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    today = found["date"] == date.today().isoformat() and found["versions"] == runtime.versions()
+    return dict(found["shapes"]) if today else {}
 
 
 def figures_of(runs: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
@@ -253,6 +274,7 @@ def main() -> None:
     if args.dry:
         print(json.dumps(shapes, indent=2))
         return
+    shapes = measured_today() | shapes
     record(Path(__file__).stem, rank=RANK, row_tokens=ROW_TOKENS, rows_a_step=ROWS_A_STEP, shapes=shapes)
 
 

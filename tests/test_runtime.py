@@ -104,6 +104,29 @@ def test_a_gpu_holds_what_it_is_asked_for() -> None:
     assert (runtime.weight_dtype().dtype == torch.bfloat16) == runtime.bf16_supported()
 
 
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's malloc")
+def test_freed_memory_is_used_again_without_page_faults() -> None:
+    code = """
+import resource, sys, torch
+from whet import runtime
+if sys.argv[1] == "keep":
+    runtime.keep_freed_memory()
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        a, b = torch.ones(4 << 20), torch.ones(1 << 20)  # 16 and 4 MiB
+        del a, b
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+    found = {}
+    for how in ("keep", "default"):
+        done = subprocess.run([sys.executable, "-c", code, how], capture_output=True, text=True, check=True)
+        found[how] = int(done.stdout)
+    assert found["keep"] * 10 <= found["default"]
+
+
 def test_installed_does_not_import() -> None:
     code = (
         "import sys; from whet import runtime; "

@@ -25,6 +25,9 @@ BF16_GAIN = 1.5
 PROBE_SIZE, PROBE_REPEATS = 512, 5
 SPIN_COUNT = 5_000  # turns of GNU OpenMP's waiting loop before a thread sleeps
 
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+LARGEST_KEPT, MOST_KEPT = 1 << 26, 1 << 29  # bytes: a larger tensor, and more than that free at the end, goes back
+
 
 class Choice(NamedTuple):
     """A number format and the reason for it."""
@@ -118,6 +121,21 @@ def share_cores() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for OpenMP libraries that do not know the count
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep memory that torch frees on a CPU, instead of handing every large tensor back.
+
+    By default each tensor of some hundred KiB or more is new memory, and the kernel fills it page by page on first use:
+    a tenth to a fifth of a training step of a small model (docs/experiments.md). glibc only; elsewhere nothing happens.
+    """
+    import ctypes
+
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    library.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+    library.mallopt(M_TRIM_THRESHOLD, MOST_KEPT)
 
 
 def seed_everything(seed: int) -> None:

@@ -55,6 +55,8 @@ def load_model(
         notice(f"weights are held in {str(choice.dtype).removeprefix('torch.')}: {choice.reason}")
     quantisation = _quantisation(load_in_4bit, load_in_8bit, choice.dtype)
     here = runtime.device()
+    if training and here.type == "cpu":
+        runtime.keep_freed_memory()
     options: dict[str, Any] = {"dtype": choice.dtype, **hub}
     if attn_implementation:
         options["attn_implementation"] = attn_implementation

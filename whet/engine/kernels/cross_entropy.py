@@ -97,11 +97,11 @@ def _some_rows(
         z_NV = tanh_NV * softcap
     labelled_N = targets_N >= 0
     at_N1 = targets_N.clamp_min(0)[:, None]
-    lse_N = z_NV.logsumexp(-1)
-    loss_N = (lse_N - z_NV.gather(1, at_N1)[:, 0]).masked_fill_(~labelled_N, 0)
+    logp_NV = z_NV.log_softmax(-1)
+    loss_N = logp_NV.gather(1, at_N1)[:, 0].neg_().masked_fill_(~labelled_N, 0)
     if gradient:
-        z_NV.sub_(lse_N[:, None]).exp_()  # the logits themselves where they have the wide dtype
-        z_NV.scatter_add_(1, at_N1, torch.full_like(lse_N, -1)[:, None])
+        z_NV = logp_NV.exp_()
+        z_NV.scatter_add_(1, at_N1, z_NV.new_full(at_N1.shape, -1))
         if softcap is not None:
             z_NV.mul_(1 - tanh_NV.square_())
         if scale is not None:
