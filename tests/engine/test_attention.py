@@ -15,7 +15,7 @@ import torch
 from attention_cases import SCALE, E, both, heads_of, off, reference, wanted
 
 from whet.engine import attention as module
-from whet.engine import attention_cuda, attention_plain
+from whet.engine import attention_cpu, attention_cuda, attention_plain
 from whet.engine.attention import Documents, attention, documents_of
 from whet.engine.attention_choice import Shape, bucket, choose
 from whet.engine.attention_cpu import batches_of
@@ -43,15 +43,41 @@ def test_is_the_definition(scores, heads, groups, dtype, bound):
     assert off(got, wanted(qkv, do, LENGTHS, scores)) < bound
 
 
-@pytest.mark.parametrize("lengths", [(7, 7, 7), (3, 7, 300, 16, 17, 5, 300, 290, 1), (16, 9, 16), (1, 2), (260,)])
-def test_short_documents_are_batched(lengths):
-    """Equal neighbours as a view, others gathered with repeated rows, long ones alone."""
+@pytest.mark.parametrize(
+    "lengths",
+    [(7, 7, 7), (3, 7, 300, 16, 17, 5, 300, 290, 1), (16, 9, 16), (1, 2), (260,), (200, 128, 195, 130, 129, 120)],
+)
+@pytest.mark.parametrize("products", [0, 16, 128])
+def test_short_documents_are_batched(lengths, products, monkeypatch):
+    """Equal neighbours as a view, others gathered with repeated rows, long ones alone; as products or by flash."""
+    monkeypatch.setattr(attention_cpu, "PRODUCTS", products)
     qkv, do = heads_of(sum(lengths), 6, 2), torch.randn(sum(lengths), 6, E, dtype=torch.float64)
     assert off(both(qkv, do, lengths, Scores(SCALE)), wanted(qkv, do, lengths, Scores(SCALE))) < 1e-13
     counts = [batch.documents for batch in batches_of(lengths)]
     assert sum(counts) == len(lengths) and len(counts) == len(
         {-(-n // 16) if n <= 256 else -i for i, n in enumerate(lengths)}
     )
+
+
+@pytest.mark.parametrize(("heads", "groups"), [(6, 2), (3, 3), (4, 1)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_products_are_as_exact_as_flash_attention(heads, groups, dtype, monkeypatch):
+    lengths = (40, 38, 17, 90, 96)
+    qkv, do = heads_of(sum(lengths), heads, groups, dtype), torch.randn(sum(lengths), heads, E).to(dtype)
+    want, found = wanted(qkv, do, lengths, Scores(SCALE)), {}
+    for products in (0, 128):
+        monkeypatch.setattr(attention_cpu, "PRODUCTS", products)
+        found[products] = off(both(qkv, do, lengths, Scores(SCALE)), want)
+    assert found[128] <= 1.3 * found[0]
+
+
+def test_repeated_rows_add_nothing_to_gradients():
+    """Not even where the gradient of the document's last row, which is repeated, is huge."""
+    lengths = (17, 30, 20)
+    qkv, do = heads_of(sum(lengths), 4, 2), torch.randn(sum(lengths), 4, E, dtype=torch.float64)
+    do[[16, 46, 66]] *= 1e6
+    assert len(batches_of(lengths)) == 1
+    assert off(both(qkv, do, lengths, Scores(SCALE)), wanted(qkv, do, lengths, Scores(SCALE))) < 1e-13
 
 
 @pytest.mark.parametrize("scores", VARIANTS, ids=str)
@@ -66,7 +92,9 @@ def test_blocks_of_rows_do_not_matter(scores, block, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("scores", VARIANTS, ids=str)
-def test_documents_never_see_each_other(scores, dtype):
+@pytest.mark.parametrize("products", [16, 128])
+def test_documents_never_see_each_other(scores, dtype, products, monkeypatch):
+    monkeypatch.setattr(attention_cpu, "PRODUCTS", products)
     qkv, other = heads_of(sum(LENGTHS), 4, 2, dtype), heads_of(sum(LENGTHS), 4, 2, dtype, seed=1)
     do, changed = torch.randn(sum(LENGTHS), 4, E).to(dtype), slice(6, 39)
     before = both(qkv, do, LENGTHS, scores)
