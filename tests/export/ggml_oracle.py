@@ -8,8 +8,10 @@ import gguf
 import numpy as np
 
 
-def ggml_encode(weight: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarray:
-    """A float32 matrix as ggml encodes it; uint8."""
+def ggml_encode(
+    weight: np.ndarray, kind: gguf.GGMLQuantizationType, importance: np.ndarray | None = None
+) -> np.ndarray:
+    """A float32 matrix as ggml encodes it, with one importance for each column; uint8."""
     import xllamacpp.xllamacpp as extension
 
     library = ctypes.CDLL(extension.__file__)
@@ -21,6 +23,8 @@ def ggml_encode(weight: np.ndarray, kind: gguf.GGMLQuantizationType) -> np.ndarr
     encoded = np.empty(gguf.quant_shape_to_byte_shape(weight.shape, kind), dtype=np.uint8)
     library.ggml_quantize_init(int(kind))
     rows, columns = weight.shape
-    written = library.ggml_quantize_chunk(int(kind), weight.ctypes.data, encoded.ctypes.data, 0, rows, columns, None)
+    known = None if importance is None else np.ascontiguousarray(importance, dtype=np.float32)
+    place = None if known is None else known.ctypes.data
+    written = library.ggml_quantize_chunk(int(kind), weight.ctypes.data, encoded.ctypes.data, 0, rows, columns, place)
     assert written == encoded.nbytes
     return encoded

@@ -1,4 +1,4 @@
-"""One float32 matrix to the bytes of a GGUF tensor type."""
+"""One matrix to the bytes of a GGUF tensor type."""
 
 from __future__ import annotations
 
@@ -7,29 +7,46 @@ import numpy as np
 import torch
 from gguf import GGMLQuantizationType as Type
 
-from whet.export.kquants import encode_q4_k, encode_q6_k
+from whet.errors import ExportError
+from whet.export.quants import encode_blocks
 
-_OWN = {Type.Q4_K: encode_q4_k, Type.Q6_K: encode_q6_k}  # the gguf package reads these, but does not write them
+_WIDTHS = {Type.F32: torch.float32, Type.F16: torch.float16, Type.BF16: torch.bfloat16}
+FLOAT16_LIMIT = 65504.0
 
 
-def encode(tensor: torch.Tensor, kind: Type) -> np.ndarray:
+def encode(
+    tensor: torch.Tensor,
+    kind: Type,
+    importance: torch.Tensor | None = None,
+    device: torch.device | None = None,
+) -> np.ndarray:
     """The tensor as ``kind``.
 
     Args:
-        tensor: float32, on the CPU; for a block type its last dimension is a multiple of the block.
+        tensor: any float type, on the CPU; for a block type its last dimension is a multiple of the block.
+        importance: mean squared input of each column, for a block type.
+        device: where a block type is computed; None is where the tensor is.
 
     Returns:
         float32 or float16 in the tensor's shape, else uint8 with the last dimension in bytes.
+
+    Raises:
+        ExportError: the tensor holds a number that the type cannot.
     """
-    if kind == Type.F32:
-        return tensor.contiguous().numpy()
-    if kind == Type.F16:
-        return tensor.half().contiguous().numpy()
-    if kind == Type.BF16:
-        return tensor.bfloat16().contiguous().view(torch.uint8).numpy()
-    if kind in _OWN:
-        return _OWN[kind](tensor).numpy()
-    return gguf.quants.quantize(tensor.contiguous().numpy(), kind)
+    check_range(tensor, kind)
+    if kind not in _WIDTHS:
+        return encode_blocks(tensor, kind, importance, device).numpy()
+    converted = tensor.to(_WIDTHS[kind]).contiguous()
+    return converted.view(torch.uint8).numpy() if kind == Type.BF16 else converted.numpy()
+
+
+def check_range(tensor: torch.Tensor, kind: Type) -> None:
+    """Raise :class:`ExportError` for infinities and NaN, and for what float16 cannot hold where it is asked for."""
+    largest = max(-float(tensor.min()), float(tensor.max())) if tensor.numel() else 0.0
+    if not np.isfinite(largest):
+        raise ExportError("a weight is infinite or not a number", "finite weights", "train again with a lower rate")
+    if kind == Type.F16 and largest > FLOAT16_LIMIT:
+        raise ExportError(f"a weight of {largest:.3g}", f"at most {FLOAT16_LIMIT:.0f} in f16", "export as bf16 or f32")
 
 
 def encoded_bytes(shape: tuple[int, ...], kind: Type) -> int:

@@ -21,7 +21,7 @@ from whet.console import output_errors
 from whet.errors import ExportError, OutputError
 from whet.export.blocks import encode, encoded_bytes
 from whet.export.families import Config, Family, add_metadata, context_limit, family_of, read_config, rope_tensors
-from whet.export.recipes import file_type, quant_name, tensor_type
+from whet.export.recipes import Mix, file_type, quant_name, tensor_type
 from whet.export.tensors import EMBEDDING, TensorSource, language_model
 from whet.export.vocabulary import add_vocabulary, read_vocabulary
 
@@ -93,15 +93,15 @@ def plan_tensors(source: TensorSource, family: Family, quant: str) -> list[Plann
         ExportError: a weight that has no place in the format.
     """
     config = read_config(source.config)
-    layers, tied = config["num_hidden_layers"], bool(config.get("tie_word_embeddings"))
-    names = gguf.get_tensor_name_map(family.arch, layers)
+    mix = Mix.of(config, gguf.MODEL_ARCH_NAMES[family.arch])
+    names = gguf.get_tensor_name_map(family.arch, mix.layers)
     plan = []
     for name in source.names():
         target = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if target is None:
             raise ExportError(f"the weight {name} has no place in a GGUF of {config['architectures'][0]}")
         shape = source.shape(name)
-        kind = tensor_type(quant, target, shape, layers, tied)
+        kind = tensor_type(quant, target, shape, mix)
         plan.append(PlannedTensor(target, shape, kind, _reader(source, family, name, config)))
     for name, factors in rope_tensors(config).items():
         kind = gguf.GGMLQuantizationType.F32
