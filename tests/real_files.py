@@ -19,7 +19,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 from transformers import PreTrainedTokenizerFast
 
 SOURCE = "xllamacpp==2026.10.11549"
-CACHE = Path.home() / ".cache" / "whet-tests" / (SOURCE.replace("==", "-") + "-files-2")
+CACHE = Path.home() / ".cache" / "whet-tests" / (SOURCE.replace("==", "-") + "-files-3")
 VOCABULARIES = {
     "llama-3": "llama-bpe",
     "qwen2": "qwen2",
@@ -69,22 +69,32 @@ def _fetch() -> str:
 
 def _unpack(archive: Path, folder: Path) -> None:
     wanted = tuple(f"ggml-vocab-{name}.gguf" for name in VOCABULARIES.values())
-    (folder / "templates").mkdir(parents=True)
+    for kind in ("templates", "snapshots"):
+        (folder / kind).mkdir(parents=True)
     with tarfile.open(archive) as files:
         for member in files:
             path = PurePosixPath(member.name)
-            is_template = path.parent.name == "templates" and path.suffix == ".jinja"
-            if not member.isfile() or "models" not in path.parts or not (is_template or path.name.startswith(wanted)):
+            is_template = path.parent.name == "templates" and path.suffix == ".jinja" and "models" in path.parts
+            is_snapshot = path.parent.name == "snapshots" and path.suffix == ".schema"
+            is_vocabulary = "models" in path.parts and path.name.startswith(wanted)
+            if not member.isfile() or not (is_template or is_snapshot or is_vocabulary):
                 continue
             content = files.extractfile(member)
             assert content is not None
-            (folder / ("templates" if is_template else "") / path.name).write_bytes(content.read())
+            place = folder if is_vocabulary else folder / path.parent.name
+            (place / path.name).write_bytes(content.read())
 
 
 def real_templates() -> dict[str, str]:
     """Real chat templates as Jinja, by the name of their file."""
     folder = real_folder() / "templates"
     return {file.stem: file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.jinja"))}
+
+
+def real_snapshots() -> dict[str, str]:
+    """Which type llama.cpp's quantiser gives each tensor of some published models, by the name of the file."""
+    folder = real_folder() / "snapshots"
+    return {file.stem: file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.schema"))}
 
 
 def tokenizer_cases(name: str) -> list[tuple[str, list[int]]]:

@@ -64,7 +64,8 @@ class Mix:
         """The mix for a transformers config."""
         heads = config["num_attention_heads"]
         kv_heads = config.get("num_key_value_heads") or heads
-        return cls(arch, config["num_hidden_layers"], heads, kv_heads, bool(config.get("tie_word_embeddings")), weighted)
+        tied = bool(config.get("tie_word_embeddings"))
+        return cls(arch, config["num_hidden_layers"], heads, kv_heads, tied, weighted)
 
     @property
     def narrow_values(self) -> bool:
