@@ -67,6 +67,33 @@ def test_the_model_s_own_forward_agrees(family):
         assert (found[name] - gradient).norm() <= 2e-6 * gradient.norm(), name
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tile", [1, 4, 9])
+def test_tiles_of_the_mlp_change_nothing(family, tile):
+    """25 tokens, some without a label: the last tile is not full, and the last layer has fewer rows."""
+    model = lora_model(family)
+    batch = batch_of()
+    engine = engine_of(model)
+    wanted = gradients(model, engine.loss_sum(*batch))
+    engine.tile = tile
+    for policies in (["mlp"], ["full"], ["none", "full", "mlp"]):
+        engine.policies = (policies * len(engine.layers))[: len(engine.layers)]
+        for name, gradient in gradients(model, engine.loss_sum(*batch)).items():
+            assert (gradient - wanted[name]).norm() <= 1e-12 * wanted[name].norm(), (policies, name)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_equal_tiles_give_equal_bits(family):
+    model = lora_model(family, torch.float32)
+    engine = engine_of(model, "mlp")
+    engine.tile = 8
+    batch = batch_of()
+    wanted = gradients(model, engine.loss_sum(*batch))
+    engine.policies = ["full"] * len(engine.layers)
+    for name, gradient in gradients(model, engine.loss_sum(*batch)).items():
+        assert torch.equal(gradient, wanted[name]), name
+
+
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma2"])
 def test_policies_are_bit_identical(family):
     model = lora_model(family, torch.float32)

@@ -18,9 +18,10 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from whet.engine.attention import documents_of
 from whet.engine.kernels.norm import rms_norm, rms_norm_backward
-from whet.engine.layer import Batch, Layer, LayerFunction, Policy, layer_forward
+from whet.engine.layer import Batch, LayerFunction, Policy, layer_forward
 from whet.engine.lora import base_of, lora_of
-from whet.engine.loss import IGNORE, head_loss, module_loss
+from whet.engine.loss import CHUNK_ROWS, IGNORE, head_loss, module_loss
+from whet.engine.parts import Layer
 from whet.engine.quantised import read_nf4
 from whet.engine.read import read_model
 from whet.engine.spec import GROUPS, LayerParts, ModelSpec, Unsupported
@@ -34,6 +35,11 @@ class Engine:
     Args:
         spec: from ``read_model``.
         policies: what each layer keeps for its backward; one for all, or one for each.
+
+    Attributes:
+        policies: of each layer; may be changed between steps, as the two below.
+        tile: rows of the MLP at once, in layers that make it again; None: all.
+        chunk_rows: rows of logits that exist at once.
     """
 
     def __init__(self, spec: ModelSpec, policies: Policy | Sequence[Policy] = "none") -> None:
@@ -45,6 +51,8 @@ class Engine:
             for numbers, parts in spec.layers
         ]
         self.policies: list[Policy] = [policies] * len(self.layers) if isinstance(policies, str) else list(policies)
+        self.tile: int | None = None
+        self.chunk_rows = CHUNK_ROWS
         self._refresh = Refresh([group for layer in self.layers for group in layer.groups])
         self._parameters = [parameter for layer in self.layers for parameter in layer.parameters]
         self._seen = self._versions()
@@ -79,7 +87,7 @@ class Engine:
         self.refresh()
         spec = self.spec
         x_TD = spec.embed(input_ids_BS).flatten(0, 1)
-        batch = Batch(documents_of(position_ids_BS), spec.rotary(position_ids_BS, x_TD.dtype))
+        batch = Batch(documents_of(position_ids_BS), spec.rotary(position_ids_BS, x_TD.dtype), self.tile)
         grad = torch.is_grad_enabled()
         for number, (layer, policy) in enumerate(zip(self.layers, self.policies, strict=True)):
             last = number == len(self.layers) - 1
@@ -140,8 +148,8 @@ class Engine:
         base = base_of(head)
         frozen = type(base) is torch.nn.Linear and base is head and not base.weight.requires_grad
         if frozen and lora_of(head) is None:
-            return head_loss(hidden_ND, base.weight, targets_N, bias=base.bias, softcap=cap)
-        return module_loss(hidden_ND, head, targets_N, softcap=cap)
+            return head_loss(hidden_ND, base.weight, targets_N, bias=base.bias, softcap=cap, chunk_rows=self.chunk_rows)
+        return module_loss(hidden_ND, head, targets_N, softcap=cap, chunk_rows=self.chunk_rows)
 
 
 def _group(parts: LayerParts, name: str, dtype: torch.dtype, shared: dict[Any, Any]) -> Group:

@@ -11,8 +11,8 @@ kept tensor, elements a token:
     x D, r1 1, P1 R, qkv (H + 2G) E, o H E, log-sum-exp H, Po R, x2 D, r2 1, P2 R, gu 2 F, Pd R
     and with norms on outputs: a D, ra 1, m D, rm 1; with norms on heads: qkv holds them before norm and rotation.
 
-Activations that a group reads lie in buffers with R spare columns at the right (``weights.py``). One backward for each
-forward: it overwrites gu.
+The MLP's half is ``mlp.py``; a layer that makes it again may do so tile by tile. Activations that a group reads lie in
+buffers with R spare columns at the right (``weights.py``). One backward for each forward: it overwrites gu.
 
 T tokens, N of them selected (all, but in the last layer only those with a label), D hidden size, H query and G
 key/value heads of width E, F MLP width, R adapter columns of a group.
@@ -27,37 +27,14 @@ import torch
 
 from whet.engine.attention import Documents, attention, attention_backward
 from whet.engine.kernels.copy import copy_rows
-from whet.engine.kernels.glu import glu, glu_backward_
 from whet.engine.kernels.norm import rms_norm, rms_norm_backward
 from whet.engine.kernels.rope import rope_
-from whet.engine.spec import LayerParts, LayerSpec, Tables
-from whet.engine.weights import Group
+from whet.engine.mlp import MLP_INPUTS, mlp_backward, mlp_forward
+from whet.engine.parts import Kept, Layer, norm, norm_into, output_norm_backward, with_columns
+from whet.engine.spec import Tables
 
 Policy = Literal["none", "mlp", "full"]
 POLICIES: tuple[Policy, ...] = ("none", "mlp", "full")
-MLP_INPUTS = ("gu", "P2", "Pd")
-Kept = dict[str, Any]
-
-
-@dataclass
-class Layer:
-    """A layer's numbers, norms and weight groups."""
-
-    spec: LayerSpec
-    parts: LayerParts
-    qkv: Group
-    o: Group
-    gate_up: Group
-    down: Group
-
-    @property
-    def groups(self) -> tuple[Group, Group, Group, Group]:
-        return self.qkv, self.o, self.gate_up, self.down
-
-    @property
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """A and B of all adapters, in the order of ``layer_backward``'s gradients."""
-        return [parameter for group in self.groups for parameter in group.parameters]
 
 
 @dataclass(frozen=True)
@@ -67,10 +44,12 @@ class Batch:
     Attributes:
         documents: where documents begin and end among the T tokens.
         tables: the rotation, by the name in ``LayerSpec.rope``.
+        tile: rows of the MLP at once, in layers that make it again; None: all.
     """
 
     documents: Documents
     tables: Tables
+    tile: int | None = None
 
 
 class LayerFunction(torch.autograd.Function):
@@ -86,8 +65,9 @@ class LayerFunction(torch.autograd.Function):
         rows_N: torch.Tensor | None,
         *parameters: torch.nn.Parameter,
     ) -> torch.Tensor:
-        y_ND, kept = layer_forward(x_TD, layer, batch, rows_N)
-        ctx.layer, ctx.batch, ctx.rows = layer, batch, rows_N
+        tile = batch.tile if policy != "none" else None
+        y_ND, kept = layer_forward(x_TD, layer, batch, rows_N, tile)
+        ctx.layer, ctx.batch, ctx.rows, ctx.tile = layer, batch, rows_N, tile
         ctx.kept = keep(kept, policy)
         return y_ND
 
@@ -97,7 +77,7 @@ class LayerFunction(torch.autograd.Function):
         if kept is None:
             raise RuntimeError("a layer's backward runs once for each forward: its buffers are used up")
         dx_TD, found = layer_backward(
-            grads[0], kept, ctx.layer, ctx.batch, ctx.rows, needs_input=ctx.needs_input_grad[0]
+            grads[0], kept, ctx.layer, ctx.batch, ctx.rows, ctx.tile, needs_input=ctx.needs_input_grad[0]
         )
         return dx_TD, None, None, None, None, *found
 
@@ -111,12 +91,17 @@ def keep(kept: Kept, policy: Policy) -> Kept:
 
 
 def layer_forward(
-    x_TD: torch.Tensor, layer: Layer, batch: Batch, rows_N: torch.Tensor | None = None
+    x_TD: torch.Tensor,
+    layer: Layer,
+    batch: Batch,
+    rows_N: torch.Tensor | None = None,
+    tile: int | None = None,
 ) -> tuple[torch.Tensor, Kept]:
     """The layer's output, and everything that its backward can use.
 
     Args:
         rows_N: the tokens whose output is wanted; None: all.
+        tile: rows of the MLP at once, which then keeps no inputs; None: all.
 
     Returns:
         y_ND and the kept tensors.
@@ -124,11 +109,7 @@ def layer_forward(
     kept: Kept = {"x": x_TD}
     _attend(kept, layer, batch)
     _add_attention(kept, layer, rows_N)
-    _mlp_input(kept, layer)
-    h_NFR = _activated(kept, layer)
-    y_ND = _mlp_output(kept, layer, h_NFR)
-    kept["Pd"] = h_NFR[:, layer.spec.mlp :].clone()
-    return y_ND, kept
+    return mlp_forward(kept, layer, tile), kept
 
 
 def layer_backward(
@@ -137,6 +118,7 @@ def layer_backward(
     layer: Layer,
     batch: Batch,
     rows_N: torch.Tensor | None = None,
+    tile: int | None = None,
     *,
     needs_input: bool = True,
 ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
@@ -144,11 +126,12 @@ def layer_backward(
 
     Args:
         kept: from ``layer_forward``, under any policy; used up.
+        rows_N, tile: as in the forward.
     """
     if "qkv" not in kept:
         _attend(kept, layer, batch)
         _add_attention(kept, layer, rows_N)
-    dx2_NDR, mlp_grads = _mlp_backward(dy_ND, kept, layer)
+    dx2_NDR, mlp_grads = mlp_backward(dy_ND, kept, layer, tile)
     do_NA, o_grads = _output_backward(dx2_NDR, kept, layer, rows_N)
     dx2_ND = dx2_NDR[:, : layer.spec.hidden]
     dx_TD, qkv_grads = _attention_backward(do_NA, dx2_ND, kept, layer, batch, rows_N, needs_input)
@@ -161,7 +144,7 @@ def layer_backward(
 def _attend(kept: Kept, layer: Layer, batch: Batch) -> None:
     """Norm, projections, rotation, attention: sets r1, P1, qkv, o, saved."""
     spec, x_TD = layer.spec, kept["x"]
-    n1_TDR, kept["r1"] = _norm_into(x_TD, layer.parts.input_norm, layer.qkv.R, spec)
+    n1_TDR, kept["r1"] = norm_into(x_TD, layer.parts.input_norm, layer.qkv.R, spec)
     qkv_TN = layer.qkv.forward(n1_TDR)
     kept["P1"] = n1_TDR[:, spec.hidden :].clone()
     kept["qkv"] = qkv_TN
@@ -195,73 +178,17 @@ def _add_attention(kept: Kept, layer: Layer, rows_N: torch.Tensor | None) -> Non
     """Output projection and residual, for the selected tokens: sets Po, x2 (and a, ra)."""
     spec = layer.spec
     x_ND = _selected(kept["x"], rows_N)
-    o_NAR = _with_columns(_selected(kept["o"].flatten(1), rows_N), layer.o.R)
+    o_NAR = with_columns(_selected(kept["o"].flatten(1), rows_N), layer.o.R)
     if not spec.post_norms:
         kept["x2"] = layer.o.forward(o_NAR, add=x_ND)
     else:
         kept["a"] = layer.o.forward(o_NAR)
-        normed_ND, kept["ra"] = _norm(kept["a"], layer.parts.post_attention_norm, spec)
+        normed_ND, kept["ra"] = norm(kept["a"], layer.parts.post_attention_norm, spec)
         kept["x2"] = normed_ND.add_(x_ND)
     kept["Po"] = o_NAR[:, layer.o.K :].clone()
 
 
-def _mlp_input(kept: Kept, layer: Layer) -> None:
-    """Norm, gate and up: sets r2, P2, gu."""
-    n2_NDR, kept["r2"] = _norm_into(kept["x2"], layer.parts.pre_mlp_norm, layer.gate_up.R, layer.spec)
-    _gate_up(kept, layer, n2_NDR)
-
-
-def _activated(kept: Kept, layer: Layer) -> torch.Tensor:
-    """h_NF = activation(gate) * up, with the spare columns of the down projection."""
-    spec = layer.spec
-    h_NFR = kept["gu"].new_empty(len(kept["gu"]), spec.mlp + layer.down.R)
-    glu(kept["gu"][:, : 2 * spec.mlp], h_NFR[:, : spec.mlp], spec.activation)
-    return h_NFR
-
-
-def _mlp_output(kept: Kept, layer: Layer, h_NFR: torch.Tensor) -> torch.Tensor:
-    """Down projection and residual (sets m, rm)."""
-    if not layer.spec.post_norms:
-        return layer.down.forward(h_NFR, add=kept["x2"])
-    kept["m"] = layer.down.forward(h_NFR)
-    normed_ND, kept["rm"] = _norm(kept["m"], layer.parts.post_mlp_norm, layer.spec)
-    return normed_ND.add_(kept["x2"])
-
-
-def _gate_up(kept: Kept, layer: Layer, n2_NDR: torch.Tensor) -> None:
-    """gu has spare columns: the backward puts the gradient in its place and reads it as a group's input."""
-    spec = layer.spec
-    kept["gu"] = n2_NDR.new_empty(len(n2_NDR), 2 * spec.mlp + layer.gate_up.R)
-    layer.gate_up.forward(n2_NDR, out=kept["gu"][:, : 2 * spec.mlp])
-    kept["P2"] = n2_NDR[:, spec.hidden :].clone()
-
-
 # --- backward ---
-
-
-def _mlp_backward(dy_ND: torch.Tensor, kept: Kept, layer: Layer) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Gradient of x2, with the spare columns of o, and of gate_up's and down's adapters."""
-    spec, parts = layer.spec, layer.parts
-    n2_NDR, kept["r2"] = _norm_into(kept["x2"], parts.pre_mlp_norm, layer.gate_up.R, spec)
-    if "gu" not in kept:
-        _gate_up(kept, layer, n2_NDR)
-    if spec.post_norms and "m" not in kept:
-        _mlp_output(kept, layer, _activated(kept, layer))
-    dm_NDR = _output_norm_backward(dy_ND, kept, layer, ("m", "rm"), parts.post_mlp_norm, layer.down)
-    dh_NF = layer.down.dgrad(dm_NDR)
-    gu_NFR = kept["gu"]
-    glu_backward_(dh_NF, gu_NFR[:, : 2 * spec.mlp], spec.activation)  # dh is now h, gu the gradient of gate and up
-    pd_NR = kept["Pd"] if "Pd" in kept else layer.down.project(dh_NF, dh_NF.new_empty(len(dh_NF), layer.down.R))
-    down_grads = layer.down.wgrad(dm_NDR, dh_NF, pd_NR)
-    del dh_NF
-    dn2_ND = layer.gate_up.dgrad(gu_NFR)
-    gate_up_grads = layer.gate_up.wgrad(gu_NFR, n2_NDR[:, : spec.hidden], kept["P2"])
-    for name in MLP_INPUTS:
-        kept.pop(name, None)
-    dx2_NDR = dy_ND.new_empty(len(dy_ND), spec.hidden + layer.o.R)  # it is o's gradient too: spare columns save a copy
-    dx2_ND = dx2_NDR[:, : spec.hidden]
-    rms_norm_backward(dn2_ND, kept["x2"], parts.pre_mlp_norm, kept["r2"], spec.norm_offset, residual=dy_ND, out=dx2_ND)
-    return dx2_NDR, [*gate_up_grads, *down_grads]
 
 
 def _output_backward(
@@ -271,27 +198,9 @@ def _output_backward(
     da_NDR = dx2_NDR
     if layer.spec.post_norms:
         dx2_ND = dx2_NDR[:, : layer.spec.hidden]
-        da_NDR = _output_norm_backward(dx2_ND, kept, layer, ("a", "ra"), layer.parts.post_attention_norm, layer.o)
+        da_NDR = output_norm_backward(dx2_ND, kept, layer, ("a", "ra"), layer.parts.post_attention_norm, layer.o)
     do_NA = layer.o.dgrad(da_NDR)
     return do_NA, layer.o.wgrad(da_NDR, _selected(kept["o"].flatten(1), rows_N), kept["Po"])
-
-
-def _output_norm_backward(
-    dy_ND: torch.Tensor,
-    kept: Kept,
-    layer: Layer,
-    names: tuple[str, str],
-    weight_D: torch.Tensor | None,
-    group: Group,
-) -> torch.Tensor:
-    """The gradient at a group's output, with the group's spare columns: through the norm on it, or as it is."""
-    if not layer.spec.post_norms:
-        return _with_columns(dy_ND, group.R)
-    out_NDR = dy_ND.new_empty(len(dy_ND), dy_ND.shape[1] + group.R)
-    value, rstd = (kept[name] for name in names)
-    out_ND = out_NDR[:, : dy_ND.shape[1]]
-    rms_norm_backward(dy_ND, value, weight_D, rstd, layer.spec.norm_offset, out=out_ND)
-    return out_NDR
 
 
 def _attention_backward(
@@ -307,7 +216,7 @@ def _attention_backward(
     spec, parts, x_TD = layer.spec, layer.parts, kept["x"]
     dqkv_TNR = x_TD.new_empty(len(x_TD), layer.qkv.N + layer.qkv.R)
     _heads_backward(_spread(do_NA, rows_N, len(x_TD)), kept, layer, batch, dqkv_TNR[:, : layer.qkv.N])
-    n1_TD, _ = _norm(x_TD, parts.input_norm, spec)
+    n1_TD, _ = norm(x_TD, parts.input_norm, spec)
     dn1_TD = layer.qkv.dgrad(dqkv_TNR)
     grads = layer.qkv.wgrad(dqkv_TNR, n1_TD, kept["P1"])
     if not needs_input:
@@ -356,28 +265,6 @@ def _heads_backward(do_TA: torch.Tensor, kept: Kept, layer: Layer, batch: Batch,
 
 
 # --- small pieces ---
-
-
-def _norm(x: torch.Tensor, weight: torch.Tensor | None, spec: LayerSpec) -> tuple[torch.Tensor, torch.Tensor]:
-    assert weight is not None
-    normed, rstd = rms_norm(x, weight, spec.eps, spec.norm_offset)
-    return normed, rstd
-
-
-def _norm_into(
-    x_ND: torch.Tensor, weight_D: torch.Tensor, columns: int, spec: LayerSpec
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The normed rows with spare columns at the right, and their reciprocal root mean squares."""
-    out = x_ND.new_empty(len(x_ND), spec.hidden + columns)
-    _, rstd = rms_norm(x_ND, weight_D, spec.eps, spec.norm_offset, out=out[:, : spec.hidden])
-    return out, rstd
-
-
-def _with_columns(x_NK: torch.Tensor, columns: int) -> torch.Tensor:
-    """A copy with spare columns at the right."""
-    out = x_NK.new_empty(len(x_NK), x_NK.shape[1] + columns)
-    copy_rows(x_NK, out[:, : x_NK.shape[1]])
-    return out
 
 
 def _selected(x_TK: torch.Tensor, rows_N: torch.Tensor | None) -> torch.Tensor:

@@ -18,6 +18,7 @@ Gemma 3) they keep rq H, rk G.
 
 **Working space**: ``_forward`` and ``_backward`` list in order what a layer allocates and frees. With Llama's shape the
 highest point of a backward is at ``dh``: dy, n2, gu, dm, dh, and where ``full`` made the attention again, its tensors.
+Where the MLP goes through in tiles (``mlp.py``), its tensors have the rows of one tile.
 
 **Phases**: the forward of layer i stands on what the layers before it kept; the loss on what all kept; the backward of
 layer i on what layers 0..i kept, so the last layers' activations are gone when the first layers need room.
@@ -107,19 +108,25 @@ def fixed_bytes(shape: Shape, tokens: int, resident: int = 0) -> dict[str, int]:
 
 
 @lru_cache(maxsize=256)
-def layer_bytes(shape: Shape, policy: str, tokens: int, selected: int | None = None) -> LayerBytes:
+def layer_bytes(
+    shape: Shape, policy: str, tokens: int, selected: int | None = None, tile: int | None = None
+) -> LayerBytes:
     """A layer's activations under a policy.
 
     Args:
         selected: in the last layer, how many tokens' output is wanted; None: all, without copies of rows.
+        tile: rows of the MLP at once, where the policy makes it again; None: all.
     """
     everything = selected is None
-    sizes = _sizes(shape, tokens, tokens if selected is None else selected)
+    rows = tokens if selected is None else selected
+    tiled = tile is not None and policy != "none" and tile < rows
+    sizes = _sizes(shape, tokens, rows, tile if tiled and tile is not None else rows)
     held = kept_names(shape, policy)
     kept = sum(sizes[name] for name in held)
-    forward = _highest(_forward(shape, everything), sizes)
-    backward = _highest(_backward(shape, held, everything), sizes) + sizes["y"]
-    return LayerBytes(kept, forward, backward + shape.layer_adapters * WIDE)
+    forward = _highest(_forward(shape, everything, tiled), sizes)
+    backward = _highest(_backward(shape, held, everything, tiled), sizes) + sizes["y"]
+    gradients = shape.layer_adapters + (shape.adapters_of("gate_up", "down") if tiled else 0)
+    return LayerBytes(kept, forward, backward + gradients * WIDE)
 
 
 def kept_names(shape: Shape, policy: str) -> list[str]:
@@ -136,25 +143,26 @@ def kept_names(shape: Shape, policy: str) -> list[str]:
 
 def kept_per_token(shape: Shape, policy: str) -> int:
     """Bytes for each token and layer: the table above."""
-    sizes = _sizes(shape, 1, 1)
+    sizes = _sizes(shape, 1, 1, 1)
     return sum(sizes[name] for name in kept_names(shape, policy))
 
 
-def activation_peak(shape: Shape, work: Work, policies: Sequence[str], chunk_rows: int) -> int:
+def activation_peak(shape: Shape, work: Work, policies: Sequence[str], chunk_rows: int, tile: int | None = None) -> int:
     """The highest point of a micro-batch above ``fixed_bytes``.
 
     Args:
         policies: one for each layer, the first layer's first.
         chunk_rows: rows of logits that exist at once.
+        tile: as in ``layer_bytes``.
     """
     runs = [(policy, len(list(group))) for policy, group in groupby(policies[:-1])]
     x = work.tokens * shape.hidden * shape.width
     below = highest = 0
     for policy, count in runs:  # in a run of equal layers the last one stands highest
-        one = layer_bytes(shape, policy, work.tokens)
+        one = layer_bytes(shape, policy, work.tokens, tile=tile)
         below += count * one.kept
         highest = max(highest, below - one.kept + x + one.forward, below + one.backward)
-    last = layer_bytes(shape, policies[-1], work.tokens, work.labelled)
+    last = layer_bytes(shape, policies[-1], work.tokens, work.labelled, tile)
     highest = max(highest, below + x + last.forward, below + last.kept + last.backward)
     return max(highest, below + last.kept + _loss(shape, work.labelled, chunk_rows))
 
@@ -167,8 +175,9 @@ def _loss(shape: Shape, rows: int, chunk_rows: int) -> int:
     return rows * (3 * shape.hidden * shape.width + WIDE) + min(rows, chunk_rows) * shape.vocab * shape.width
 
 
-def _sizes(shape: Shape, tokens: int, rows: int) -> dict[str, int]:
-    """Bytes of every tensor that a layer makes; those behind attention have a row for each selected token."""
+def _sizes(shape: Shape, tokens: int, rows: int, tile: int) -> dict[str, int]:
+    """Bytes of every tensor that a layer makes; those behind attention have a row for each selected token, those inside
+    the MLP one for each token of a tile."""
     width, hidden, attended, keys = shape.width, shape.hidden, shape.attended, shape.keys
     r_qkv, r_o, r_gate_up, r_down = (shape.columns(group) for group in GROUPS)
     both = attended + keys
@@ -197,6 +206,13 @@ def _sizes(shape: Shape, tokens: int, rows: int) -> dict[str, int]:
         "o_rows": attended * width,
         "oa": (attended + r_o) * width,
         "Po": r_o * width,
+        "da": (hidden + r_o) * width,
+        "dx2": (hidden + r_o) * width,
+        "do": attended * width,
+    }
+    of_selected |= dict.fromkeys(("x2", "a", "m", "y"), hidden * width)
+    of_selected |= dict.fromkeys(("r2", "ra", "rm"), WIDE)
+    of_tile = {
         "n2": (hidden + r_gate_up) * width,
         "gu": (2 * shape.mlp + r_gate_up) * width,
         "P2": r_gate_up * width,
@@ -204,14 +220,12 @@ def _sizes(shape: Shape, tokens: int, rows: int) -> dict[str, int]:
         "Pd": r_down * width,
         "dm": (hidden + r_down) * width,
         "dh": shape.mlp * width,
-        "da": (hidden + r_o) * width,
-        "do": attended * width,
+        "dn2": hidden * width,
+        "tile_m": hidden * width,
+        "tile_r": WIDE,
     }
-    of_selected |= dict.fromkeys(("x2", "a", "m", "y", "dn2", "dx2"), hidden * width)
-    of_selected |= dict.fromkeys(("r2", "ra", "rm"), WIDE)
-    return {name: size * tokens for name, size in of_all.items()} | {
-        name: size * rows for name, size in of_selected.items()
-    }
+    counted = ((of_all, tokens), (of_selected, rows), (of_tile, tile))
+    return {name: size * count for sizes, count in counted for name, size in sizes.items()}
 
 
 def _attend(shape: Shape) -> str:
@@ -225,19 +239,24 @@ def _add(shape: Shape, everything: bool) -> str:
     return f"{rows[0]} +oa {norm} +x2 +Po -oa {rows[1]}"
 
 
-def _forward(shape: Shape, everything: bool) -> str:
+def _forward(shape: Shape, everything: bool, tiled: bool) -> str:
     """What ``layer_forward`` allocates (+) and frees (-), in order."""
-    norm = "+m +rm" if shape.post_norms else ""
-    return f"{_attend(shape)} {_add(shape, everything)} +n2 +r2 +gu +P2 -n2 +h {norm} +y +Pd -h"
+    before = f"{_attend(shape)} {_add(shape, everything)}"
+    if tiled:
+        norm = ("+rm +m", "+tile_r") if shape.post_norms else ("", "")
+        return f"{before} +y +r2 {norm[0]} +n2 +tile_r +gu +P2 -n2 +h {norm[1]}"
+    norm = ("+m +rm", "") if shape.post_norms else ("", "")
+    return f"{before} +n2 +r2 +gu +P2 -n2 +h {norm[0]} +y +Pd -h"
 
 
-def _backward(shape: Shape, held: Sequence[str], everything: bool) -> str:
+def _backward(shape: Shape, held: Sequence[str], everything: bool, tiled: bool) -> str:
     """What ``layer_backward`` allocates (+) and frees (-), in order."""
     again = "" if "qkv" in held else f"{_attend(shape)} {_add(shape, everything)}"
     inputs, pd = ("", "") if "gu" in held else ("+gu +P2", "+Pd")
     if shape.post_norms and "m" not in held:
-        inputs += " +h +m +rm +y -y -h"
-    mlp = f"+n2 {inputs} +dm +dh {pd} -dh +dn2 +dx2 -gu -P2 -Pd -n2 -dm -dn2"
+        inputs += " +h +tile_m +tile_r +tile_m -tile_m -h" if tiled else " +h +m +rm +y -y -h"
+    out = ("+dx2", "") if tiled else ("", "+dx2")
+    mlp = f"{out[0]} +n2 {inputs} +dm +dh {pd} -dh +dn2 {out[1]} -gu -P2 -Pd -n2 -dm -dn2"
     heads = ("+qk", "-qk") if shape.qk_norm else ("", "")
     rows = ("", "") if everything else ("+o_rows", "-o_rows")
     spread = ("", "") if everything else ("+do_all", "+dx2_all")

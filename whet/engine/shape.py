@@ -106,10 +106,14 @@ class Shape:
     @property
     def layer_adapters(self) -> int:
         """Trainable elements of one layer: r (K + N) for each module with an adapter."""
+        return self.adapters_of(*GROUPS)
+
+    def adapters_of(self, *groups: GroupName) -> int:
+        """``layer_adapters`` of some groups."""
         return sum(
             rank * (self.size(group)[1] + outputs)
-            for group, ranks in zip(GROUPS, self.ranks, strict=True)
-            for rank, outputs in zip(ranks, self.widths(group), strict=True)
+            for group in groups
+            for rank, outputs in zip(self.ranks[GROUPS.index(group)], self.widths(group), strict=True)
         )
 
     @property
