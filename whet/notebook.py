@@ -24,9 +24,11 @@ from whet.export.verify import verify_gguf
 from whet.models.adapters import ALL_LINEAR, add_lora
 from whet.models.load import context_length, load_model
 from whet.models.parts import exact_on_cpu
+from whet.models.recompute import recompute
 from whet.notebook_data import describe_template
 from whet.text.chat import chat_template_of
 from whet.train import sft_trainer
+from whet.train.engine import ASKED
 from whet.train.sft_trainer import SFTConfig
 
 
@@ -264,12 +266,12 @@ def _bind(model: Any) -> None:
 
 
 def _checkpointing(model: Any, asked: bool | str) -> None:
-    """Recompute activations in the backward where asked. "auto" and "unsloth" do so on a GPU only."""
+    """Note for training what was asked, and where it was asked for, let the model's own forward recompute as well."""
     if asked not in (True, False, "auto", "unsloth"):
         raise WhetError(f"use_gradient_checkpointing {asked!r}", 'True, False, "auto" or "unsloth"')
-    wanted = asked is True or (asked in ("auto", "unsloth") and runtime.device().type == "cuda")
-    if wanted:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    setattr(model, ASKED, asked)
+    if asked is True or (asked == "unsloth" and runtime.device().type == "cuda"):
+        recompute(model)
 
 
 __all__ = [

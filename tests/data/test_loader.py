@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from whet.data.loader import PackedDataset, PaddedDataset, collate, collate_padded, prepare
+from whet.data.loader import Layout, PackedDataset, PaddedDataset, collate, collate_padded, prepare
 from whet.data.prepare import CUT_BEFORE_ANSWER, NOTHING_TRAINED, TOO_LONG
 from whet.errors import DataError
 from whet.text.encode import IGNORE, Encoded
@@ -92,11 +92,15 @@ def test_packing_keeps_every_token():
 def test_padding_is_at_the_right_and_its_own_document():
     items = [PaddedDataset(prepare([row(3), row(5)], 8))[i] for i in (0, 1)]
     batch = collate(items, pad_id=3)
-    assert set(batch) == {"input_ids", "labels", "position_ids"}
+    assert set(batch) == {"input_ids", "labels", "position_ids", "rows", "layout"}
+    assert batch["rows"].tolist() == [0, 1, 5, 6, 7, 8]
+    assert batch["layout"] == Layout(lengths=(3, 2, 5), real=8, labelled=6)
     assert batch["input_ids"].tolist() == [[10, 11, 12, 3, 3], [10, 11, 12, 13, 14]]
     assert batch["labels"][0].tolist() == [IGNORE, 11, 12, IGNORE, IGNORE]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 0, 1], [0, 1, 2, 3, 4]]
-    assert collate_padded(items, pad_id=3)["position_ids"].tolist() == [[0, 1, 2, 3, 4]] * 2
+    padded = collate_padded(items, pad_id=3)
+    assert padded["position_ids"].tolist() == [[0, 1, 2, 3, 4]] * 2
+    assert padded["layout"].lengths == (5, 5) and padded["rows"].tolist() == batch["rows"].tolist()
 
 
 def test_a_data_set_can_be_sent_to_workers():

@@ -176,5 +176,17 @@ def test_shapes_from_configs() -> None:
 
 
 def test_a_plan_reads_as_runs_of_layers() -> None:
-    plan = Plan(("full", "full", "none"), (True, False, False), 1024, 1, 1, 1.0, 1.0, True)
+    plan = Plan(("full", "full", "none"), (True, False, False), 1024, None, 1, 1, 1.0, 1.0, True)
     assert str(plan) == "2 x full, 1 x none, 1 layers dequantised once"
+    tiled = replace(plan, resident=(False,) * 3, tile=2048)
+    assert str(tiled) == "2 x full, 1 x none, MLP in tiles of 2,048 tokens"
+
+
+def test_tiles_are_for_what_does_not_fit_otherwise() -> None:
+    """Long rows: the MLP's working space is the highest point of a layer that is made again."""
+    shape, long = llama(storage="nf4"), Work(65536, 65536, 65536.0**2)
+    roomy, tight = (choose(shape, long, gib * GIB, H200) for gib in (400, 30))
+    assert roomy.tile is None and tight.tile is not None and tight.fits
+    least = choose(shape, long, 30 * GIB, H200, "smallest")
+    untiled = sum(fixed_bytes(shape, 65536).values()) + activation_peak(shape, long, ("full",) * 32, 256)
+    assert int(untiled * H200.reserved) > 30 * GIB and least.peak_bytes < untiled - 2.5 * GIB

@@ -117,7 +117,11 @@ class RunConfig(BaseModel):
     max_grad_norm: Float = Field(1.0, ge=0, description="gradients are scaled down to this norm; 0: never")
     bf16: BoolOrAuto = Field("auto", description="bfloat16 arithmetic; auto: where the device has it")
     fp16: Bool = Field(False, description="float16 arithmetic (GPU only)")
-    gradient_checkpointing: Checkpointing = Field(False, description="compute activations again to save memory")
+    gradient_checkpointing: Checkpointing = Field(
+        "auto",
+        description="compute activations again to save memory: auto as little of that as fits into memory, unsloth in "
+        "the way that takes least memory, true everywhere, false nowhere",
+    )
     max_memory: Size | None = Field(
         None, description="GPU memory that training may take, such as 16GiB; unset: what is free"
     )

@@ -65,11 +65,16 @@ def _names(value: Any) -> list[str] | str:
     raise wrong("a name, or a list of names")
 
 
-def _checkpointing(value: Any) -> bool:
-    """Other trainers name variants of checkpointing here; for whet they all mean: recompute to save memory."""
-    if value in ("unsloth", "offload", "offload_disk", "auto"):
+def _checkpointing(value: Any) -> bool | str:
+    """Other trainers name more variants here; those that are not whet's all mean: recompute to save memory."""
+    if value in ("offload", "offload_disk"):
         return True
-    return _truth(value)
+    if value in ("auto", "unsloth"):
+        return str(value)
+    try:
+        return _truth(value)
+    except PydanticCustomError:
+        raise wrong("auto, unsloth, true or false") from None
 
 
 Int = Annotated[int, BeforeValidator(_whole)]
@@ -77,5 +82,5 @@ Float = Annotated[float, BeforeValidator(_number)]
 Bool = Annotated[bool, BeforeValidator(_truth)]
 BoolOrAuto = Annotated[bool | Literal["auto"], PlainValidator(_truth_or_auto)]
 Names = Annotated[list[str] | str, PlainValidator(_names)]
-Checkpointing = Annotated[bool, BeforeValidator(_checkpointing)]
+Checkpointing = Annotated[bool | Literal["auto", "unsloth"], PlainValidator(_checkpointing)]
 Text = Annotated[str, StringConstraints(min_length=1)]

@@ -10,6 +10,9 @@ the right, where causal attention never looks.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +26,20 @@ from whet.text.encode import IGNORE
 __all__ = ["Excess", "PackedDataset", "PaddedDataset", "Prepared", "Stats", "collate", "collate_padded", "prepare"]
 
 Item = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the host knows of a batch, so that nothing has to be read back from the device.
+
+    Attributes:
+        lengths: tokens of the documents, row after row, padding included.
+        real: tokens that are no padding. labelled: positions that predict a label.
+    """
+
+    lengths: tuple[int, ...]
+    real: int
+    labelled: int
 
 
 class PackedDataset(Dataset[Item]):
@@ -75,15 +92,17 @@ def _item(documents: Sequence[tuple[np.ndarray, np.ndarray]]) -> Item:
     }
 
 
-def collate(items: Sequence[Item], pad_id: int = 0) -> Item:
+def collate(items: Sequence[Item], pad_id: int = 0) -> dict[str, Any]:
     """A batch of packed items: ``input_ids``, ``labels``, ``position_ids``, each B x T (T = the longest item).
+
+    Beside them ``rows``, the N of the B * T positions that predict a label, and ``layout``, a ``Layout``.
 
     Padding is at the right and a document of its own: its positions restart at 0, its labels are ``IGNORE``.
     """
     return _stack(items, pad_id, restart_positions=True)
 
 
-def collate_padded(items: Sequence[Item], pad_id: int = 0) -> Item:
+def collate_padded(items: Sequence[Item], pad_id: int = 0) -> dict[str, Any]:
     """A batch of single rows: as ``collate``, but positions run on through the padding (plain 0..T-1).
 
     Causal attention keeps the padding out of every real token, and a model's fast causal path stays usable.
@@ -91,7 +110,7 @@ def collate_padded(items: Sequence[Item], pad_id: int = 0) -> Item:
     return _stack(items, pad_id, restart_positions=False)
 
 
-def _stack(items: Sequence[Item], pad_id: int, restart_positions: bool) -> Item:
+def _stack(items: Sequence[Item], pad_id: int, restart_positions: bool) -> dict[str, Any]:
     width = max(len(item["input_ids"]) for item in items)
     shape = (len(items), width)
     ids_BT, labels_BT = torch.full(shape, pad_id), torch.full(shape, IGNORE)
@@ -102,4 +121,23 @@ def _stack(items: Sequence[Item], pad_id: int, restart_positions: bool) -> Item:
         positions_BT[b, :size] = item["position_ids"]
         if restart_positions:
             positions_BT[b, size:] = torch.arange(width - size)
-    return {"input_ids": ids_BT, "labels": labels_BT, "position_ids": positions_BT}
+    rows_N = label_rows(labels_BT)
+    layout = Layout(_lengths(positions_BT), sum(len(item["input_ids"]) for item in items), len(rows_N))
+    return {
+        "input_ids": ids_BT,
+        "labels": labels_BT,
+        "position_ids": positions_BT,
+        "rows": rows_N,
+        "layout": layout,
+    }
+
+
+def label_rows(labels_BT: torch.Tensor) -> torch.Tensor:
+    """Which of the B * T positions predict a label: those before it in their row."""
+    targets_BT = torch.nn.functional.pad(labels_BT[:, 1:], (0, 1), value=IGNORE)
+    return (targets_BT.flatten() != IGNORE).nonzero().squeeze(1)
+
+
+def _lengths(positions_BT: torch.Tensor) -> tuple[int, ...]:
+    starts = (positions_BT.flatten() == 0).nonzero().squeeze(1).tolist()
+    return tuple(end - start for start, end in pairwise([*starts, positions_BT.numel()]))

@@ -9,7 +9,7 @@ B rows of S tokens, T = B S, D hidden size, V vocabulary, N positions that predi
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,10 +44,10 @@ class Engine:
 
     def __init__(self, spec: ModelSpec, policies: Policy | Sequence[Policy] = "none") -> None:
         self.spec = spec
-        shared: dict[Any, Any] = {}
+        self._shared: dict[Any, Any] = {}  # buffers of NF4 weights, by shape
         dtype = base_of(spec.embed).weight.dtype
         self.layers = [
-            Layer(numbers, parts, *(_group(parts, name, dtype, shared) for name in GROUPS))
+            Layer(numbers, parts, *(_group(parts, name, dtype, self._shared) for name in GROUPS))
             for numbers, parts in spec.layers
         ]
         self.policies: list[Policy] = [policies] * len(self.layers) if isinstance(policies, str) else list(policies)
@@ -65,29 +65,41 @@ class Engine:
         return spec if isinstance(spec, Unsupported) else cls(spec, policies)
 
     def loss_sum(
-        self, input_ids_BS: torch.Tensor, position_ids_BS: torch.Tensor, labels_BS: torch.Tensor
+        self,
+        input_ids_BS: torch.Tensor,
+        position_ids_BS: torch.Tensor,
+        labels_BS: torch.Tensor,
+        rows_N: torch.Tensor | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """Sum of the cross-entropy, in nats, over all positions whose next token has a label.
 
         Args:
             position_ids_BS: restart at 0 where a document begins; documents do not see each other.
             labels_BS: not shifted; IGNORE where nothing is trained.
+            rows_N: which of the T positions predict a label; lengths: tokens of the documents, row after row. Where the
+                loader gives both, nothing is read back from the device.
         """
         targets_T = F.pad(labels_BS[:, 1:], (0, 1), value=IGNORE).flatten()
-        rows_N = (targets_T != IGNORE).nonzero().squeeze(1)
+        if rows_N is None:
+            rows_N = (targets_T != IGNORE).nonzero().squeeze(1)
         targets_N = targets_T.index_select(0, rows_N)
         with torch.autocast(input_ids_BS.device.type, enabled=False):
-            hidden_ND = self.hidden(input_ids_BS, position_ids_BS, rows_N)
+            hidden_ND = self.hidden(input_ids_BS, position_ids_BS, rows_N, lengths)
             return self._head_loss(hidden_ND, targets_N)
 
     def hidden(
-        self, input_ids_BS: torch.Tensor, position_ids_BS: torch.Tensor, rows_N: torch.Tensor | None = None
+        self,
+        input_ids_BS: torch.Tensor,
+        position_ids_BS: torch.Tensor,
+        rows_N: torch.Tensor | None = None,
+        lengths: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """Last hidden states after the final norm, of the positions ``rows_N`` among all T; None: of all."""
         self.refresh()
         spec = self.spec
         x_TD = spec.embed(input_ids_BS).flatten(0, 1)
-        batch = Batch(documents_of(position_ids_BS), spec.rotary(position_ids_BS, x_TD.dtype), self.tile)
+        batch = Batch(documents_of(position_ids_BS, lengths), spec.rotary(position_ids_BS, x_TD.dtype), self.tile)
         grad = torch.is_grad_enabled()
         for number, (layer, policy) in enumerate(zip(self.layers, self.policies, strict=True)):
             last = number == len(self.layers) - 1
@@ -125,13 +137,19 @@ class Engine:
             self._refresh.run()
             self._seen = versions
 
-    def make_resident(self, layers: Iterable[int] | None = None) -> None:
-        """Hold the quantised weights of these layers (None: of all) in 16 bits beside the model's own, where memory is
-        plenty: they are not dequantised again in every step."""
-        for number in range(len(self.layers)) if layers is None else layers:
-            for group in self.layers[number].groups:
-                if isinstance(group.storage, Nf4):
-                    group.storage.make_resident()
+    def set_resident(self, resident: Sequence[bool]) -> None:
+        """Which layers hold their quantised weights in 16 bits beside the model's own, where memory is plenty: they are
+        not dequantised again in every step. Buffers that all layers share go where every layer has its own."""
+        groups = [
+            (group.storage, wanted)
+            for layer, wanted in zip(self.layers, resident, strict=True)
+            for group in layer.groups
+            if isinstance(group.storage, Nf4)
+        ]
+        for storage, wanted in sorted(groups, key=lambda pair: pair[1]):  # memory is given back before more is taken
+            storage.set_resident(wanted)
+        if all(wanted for _, wanted in groups):
+            self._shared.clear()
 
     def release(self) -> None:
         """Give the model weights of its own again; the engine is of no more use."""

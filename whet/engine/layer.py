@@ -132,9 +132,10 @@ def layer_backward(
         _attend(kept, layer, batch)
         _add_attention(kept, layer, rows_N)
     dx2_NDR, mlp_grads = mlp_backward(dy_ND, kept, layer, tile)
-    do_NA, o_grads = _output_backward(dx2_NDR, kept, layer, rows_N)
+    _forget(kept, "x2", "r2", "m", "rm")
+    o_grads = _output_backward(dx2_NDR, kept, layer, rows_N)
     dx2_ND = dx2_NDR[:, : layer.spec.hidden]
-    dx_TD, qkv_grads = _attention_backward(do_NA, dx2_ND, kept, layer, batch, rows_N, needs_input)
+    dx_TD, qkv_grads = _attention_backward(dx2_ND, kept, layer, batch, rows_N, needs_input)
     return dx_TD, [*qkv_grads, *o_grads, *mlp_grads]
 
 
@@ -193,18 +194,19 @@ def _add_attention(kept: Kept, layer: Layer, rows_N: torch.Tensor | None) -> Non
 
 def _output_backward(
     dx2_NDR: torch.Tensor, kept: Kept, layer: Layer, rows_N: torch.Tensor | None
-) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Gradient of the attention's output for the selected tokens, and of o's adapters."""
+) -> list[torch.Tensor]:
+    """Sets do_NA, the gradient of the attention's output for the selected tokens; returns that of o's adapters."""
     da_NDR = dx2_NDR
     if layer.spec.post_norms:
         dx2_ND = dx2_NDR[:, : layer.spec.hidden]
         da_NDR = output_norm_backward(dx2_ND, kept, layer, ("a", "ra"), layer.parts.post_attention_norm, layer.o)
-    do_NA = layer.o.dgrad(da_NDR)
-    return do_NA, layer.o.wgrad(da_NDR, _selected(kept["o"].flatten(1), rows_N), kept["Po"])
+    kept["do"] = layer.o.dgrad(da_NDR)
+    grads = layer.o.wgrad(da_NDR, _selected(kept["o"].flatten(1), rows_N), kept["Po"])
+    _forget(kept, "Po", "a", "ra")
+    return grads
 
 
 def _attention_backward(
-    do_NA: torch.Tensor,
     dx2_ND: torch.Tensor,
     kept: Kept,
     layer: Layer,
@@ -214,8 +216,8 @@ def _attention_backward(
 ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
     """Gradient of x, and of qkv's adapters."""
     spec, parts, x_TD = layer.spec, layer.parts, kept["x"]
-    dqkv_TNR = x_TD.new_empty(len(x_TD), layer.qkv.N + layer.qkv.R)
-    _heads_backward(_spread(do_NA, rows_N, len(x_TD)), kept, layer, batch, dqkv_TNR[:, : layer.qkv.N])
+    kept["do"] = _spread(kept["do"], rows_N, len(x_TD))
+    dqkv_TNR = _heads_backward(kept, layer, batch)
     n1_TD, _ = norm(x_TD, parts.input_norm, spec)
     dn1_TD = layer.qkv.dgrad(dqkv_TNR)
     grads = layer.qkv.wgrad(dqkv_TNR, n1_TD, kept["P1"])
@@ -226,13 +228,13 @@ def _attention_backward(
     return dx_TD, grads
 
 
-def _heads_backward(do_TA: torch.Tensor, kept: Kept, layer: Layer, batch: Batch, out_TN: torch.Tensor) -> None:
-    """From the gradient of the attention's output to that of q, k and v as they were projected."""
+def _heads_backward(kept: Kept, layer: Layer, batch: Batch) -> torch.Tensor:
+    """From do to the gradient of q, k and v as they were projected, with the spare columns of qkv. What the attention
+    was computed from is forgotten on the way."""
     spec, parts = layer.spec, layer.parts
     q, k, v = _heads(kept, layer, batch, in_place=False)
-    do_THE = do_TA.unflatten(1, (spec.heads, spec.head_dim))
     grads = attention_backward(
-        do_THE,
+        kept["do"].unflatten(1, (spec.heads, spec.head_dim)),
         q,
         k,
         v,
@@ -243,17 +245,23 @@ def _heads_backward(do_TA: torch.Tensor, kept: Kept, layer: Layer, batch: Batch,
         softcap=spec.softcap,
         window=spec.window,
     )
+    del q, k, v
+    raw_TN = kept.pop("qkv") if spec.qk_norm else None
+    _forget(kept, "do", "o", "saved", "qkv")
+    x_TD = kept["x"]
+    dqkv_TNR = x_TD.new_empty(len(x_TD), layer.qkv.N + layer.qkv.R)
+    out_TN = dqkv_TNR[:, : layer.qkv.N]
     out = out_TN.unflatten(1, (spec.heads + 2 * spec.kv_heads, spec.head_dim))
     dq, dk, _ = out.split([spec.heads, spec.kv_heads, spec.kv_heads], dim=1)
     places = out_TN.split([n * spec.head_dim for n in (spec.heads, spec.kv_heads, spec.kv_heads)], dim=1)
     copy_rows(grads[2].flatten(1), places[2])
     cos, sin = batch.tables[spec.rope]
-    if not spec.qk_norm:
+    if raw_TN is None:
         copy_rows(grads[0].flatten(1), places[0])
         copy_rows(grads[1].flatten(1), places[1])
         rope_(out[:, : spec.heads + spec.kv_heads], cos, sin, inverse=True)
-        return
-    raw = kept["qkv"].unflatten(1, (spec.heads + 2 * spec.kv_heads, spec.head_dim))
+        return dqkv_TNR
+    raw = raw_TN.unflatten(1, (spec.heads + 2 * spec.kv_heads, spec.head_dim))
     raw_q, raw_k, _ = raw.split([spec.heads, spec.kv_heads, spec.kv_heads], dim=1)
     for grad, value, weight, rstd, into in (
         (grads[0], raw_q, parts.q_norm, kept["rq"], dq),
@@ -262,9 +270,16 @@ def _heads_backward(do_TA: torch.Tensor, kept: Kept, layer: Layer, batch: Batch,
         rotated = grad.contiguous()
         rope_(rotated, cos, sin, inverse=True)
         rms_norm_backward(rotated, value, weight, rstd, spec.norm_offset, out=into)
+    return dqkv_TNR
 
 
 # --- small pieces ---
+
+
+def _forget(kept: Kept, *names: str) -> None:
+    """Free what nobody reads any more, before more is made."""
+    for name in names:
+        kept.pop(name, None)
 
 
 def _selected(x_TK: torch.Tensor, rows_N: torch.Tensor | None) -> torch.Tensor:

@@ -257,11 +257,20 @@ def _backward(shape: Shape, held: Sequence[str], everything: bool, tiled: bool) 
         inputs += " +h +tile_m +tile_r +tile_m -tile_m -h" if tiled else " +h +m +rm +y -y -h"
     out = ("+dx2", "") if tiled else ("", "+dx2")
     mlp = f"{out[0]} +n2 {inputs} +dm +dh {pd} -dh +dn2 {out[1]} -gu -P2 -Pd -n2 -dm -dn2"
-    heads = ("+qk", "-qk") if shape.qk_norm else ("", "")
+    if shape.post_norms:
+        mlp += " -tile_m -tile_r" if tiled and "m" not in held else " -m -rm"
+    return f"{again} {mlp} -x2 -r2 {_attention_backward(shape, everything)}"
+
+
+def _attention_backward(shape: Shape, everything: bool) -> str:
+    normed = ("+da", "-da -a -ra") if shape.post_norms else ("", "")
     rows = ("", "") if everything else ("+o_rows", "-o_rows")
-    spread = ("", "") if everything else ("+do_all", "+dx2_all")
-    attention = f"{spread[0]} +dqkv {heads[0]} +dq +attention -attention -dq {heads[1]}"
-    return f"{again} {mlp} +da +do {rows[0]} -da {rows[1]} {attention} +n1_again +dn1 {spread[1]} +dx"
+    spread = ("", "do", "") if everything else ("+do_all -do", "do_all", "+dx2_all")
+    heads = ("+qk", "-qk", "-qkv") if shape.qk_norm else ("", "-qkv", "")
+    return (
+        f"{normed[0]} +do {rows[0]} {normed[1]} {rows[1]} -Po {spread[0]} {heads[0]} +dq +attention -attention "
+        f"{heads[1]} -{spread[1]} -o -lse +dqkv -dq {heads[2]} +n1_again +dn1 {spread[2]} +dx"
+    )
 
 
 def _highest(steps: str, sizes: dict[str, int]) -> int:

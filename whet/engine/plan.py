@@ -3,7 +3,8 @@
 Layers that keep least come first: the last layers' activations are freed first, so what they keep is gone by the time
 the first layers need working space. Every split of the layers into runs of policies is tried, with the exact bytes of
 ``memory.py`` and the seconds of ``rates.py``; what is left over holds dense copies of NF4 layers, which buy eight times
-less time for a byte (0.4 ms for 445 MB against 6.3 ms for 940 MB at 16,384 tokens).
+less time for a byte (0.4 ms for 445 MB against 6.3 ms for 940 MB at 16,384 tokens). Where working space is what does
+not fit, the MLP goes through in tiles.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 from whet.engine.memory import POLICIES, Work, activation_peak, buffer_bytes, fixed_bytes
-from whet.engine.rates import CardRates, head_seconds, layer_seconds, optimizer_seconds
+from whet.engine.rates import TILE_LOSS, CardRates, head_seconds, layer_seconds, optimizer_seconds, tile_seconds
 from whet.engine.shape import Shape
 
 Goal = Literal["fastest", "smallest", "none", "mlp", "full"]
@@ -23,6 +24,7 @@ CHUNKS = (
     512,
     256,
 )  # rows of logits at once; 1,024 to 8,192 are equally fast on an H200, less is for tight memory
+TILES = (None, *TILE_LOSS)  # rows of the MLP at once
 NEAR = 1.01  # "smallest" is the fastest within 1% of the least memory
 
 
@@ -45,7 +47,9 @@ class Plan:
     Attributes:
         policies, resident: of each layer, the first layer's first.
         chunk_rows: rows of logits that exist at once.
-        peak_bytes: allocated at the highest point. reserved_bytes: what the allocator takes for it.
+        tile: rows of the MLP at once, in layers that make it again; None: all.
+        peak_bytes: allocated at the highest point; resident_bytes of it are dense copies of NF4 weights.
+        reserved_bytes: what the allocator takes for it.
         step_seconds: of an optimizer step. tokens_per_second: padding counted.
         fits: ``reserved_bytes`` is within the budget; a plan that does not fit is the smallest there is.
     """
@@ -53,11 +57,13 @@ class Plan:
     policies: tuple[str, ...]
     resident: tuple[bool, ...]
     chunk_rows: int
+    tile: int | None
     peak_bytes: int
     reserved_bytes: int
     step_seconds: float
     tokens_per_second: float
     fits: bool
+    resident_bytes: int = 0
     alternatives: tuple[Alternative, ...] = field(default=())
 
     def __str__(self) -> str:
@@ -67,7 +73,8 @@ class Plan:
             same = bool(runs) and runs[-1][0] == policy
             runs = [*runs[:-1], (policy, runs[-1][1] + 1)] if same else [*runs, (policy, 1)]
         kept = f", {sum(self.resident)} layers dequantised once" if any(self.resident) else ""
-        return ", ".join(f"{count} x {policy}" for policy, count in runs) + kept
+        tiled = f", MLP in tiles of {self.tile:,} tokens" if self.tile else ""
+        return ", ".join(f"{count} x {policy}" for policy, count in runs) + kept + tiled
 
 
 def policy_for(asked: bool | str | None) -> Goal:
@@ -135,52 +142,71 @@ def _best(case: _Case, goal: Goal) -> Plan:
 
 
 def _candidates(case: _Case, goal: Goal) -> Iterator[Plan]:
-    """Every split of the layers among the policies; smaller chunks of logits only where nothing fits."""
+    """Every split of the layers among the policies, with and without tiles; smaller chunks of logits only where nothing
+    fits."""
     policies = POLICIES[::-1] if goal in ("fastest", "smallest") else (goal,)
+    tiles = [tile for tile in TILES if tile is None or (tile < case.work.tokens and policies != ("none",))]
     for chunk_rows in CHUNKS:
         splits = _splits(case.shape.layers, policies)
-        found = [_plan(case, split, chunk_rows, dense_copies=goal == "fastest") for split in splits]
+        found = [
+            _plan(case, split, chunk_rows, tile, dense_copies=goal == "fastest")
+            for split in splits
+            for tile in (tiles if set(split) != {"none"} else tiles[:1])
+        ]
         yield from found
         if goal != "smallest" and any(plan.fits for plan in found):
             return
 
 
-def _plan(case: _Case, policies: tuple[str, ...], chunk_rows: int, dense_copies: bool) -> Plan:
+def _plan(case: _Case, policies: tuple[str, ...], chunk_rows: int, tile: int | None, dense_copies: bool) -> Plan:
     shape, work, card = case.shape, case.work, case.card
     fixed = _fixed(shape, work.tokens, 0)
-    peak = fixed + activation_peak(shape, work, policies, chunk_rows)
-    resident = 0
+    peak = fixed + activation_peak(shape, work, policies, chunk_rows, tile)
+    resident = copies = 0
     if dense_copies and shape.storage == "nf4":
         room = int(case.budget / card.reserved) - peak
         all_of_them = _fixed(shape, work.tokens, shape.layers) - fixed  # the shared buffers are then not needed
         some = min(shape.layers - 1, max(0, room // buffer_bytes(shape)))
         resident = shape.layers if room >= all_of_them else some
-        peak += _fixed(shape, work.tokens, resident) - fixed
-    seconds = step_seconds(shape, case.typical, card, policies, resident)
+        copies = _fixed(shape, work.tokens, resident) - fixed
+        peak += copies
+    seconds = step_seconds(shape, case.typical, card, policies, resident, tile)
     reserved = int(peak * card.reserved)
     return Plan(
         policies=policies,
         resident=tuple(number < resident for number in range(shape.layers)),
         chunk_rows=chunk_rows,
+        tile=tile,
         peak_bytes=peak,
         reserved_bytes=reserved,
         step_seconds=seconds,
         tokens_per_second=case.typical.tokens * case.typical.micro_batches / seconds,
         fits=reserved <= case.budget,
+        resident_bytes=copies,
     )
 
 
-def step_seconds(shape: Shape, work: Work, card: CardRates, policies: tuple[str, ...], resident: int = 0) -> float:
+def step_seconds(
+    shape: Shape,
+    work: Work,
+    card: CardRates,
+    policies: tuple[str, ...],
+    resident: int = 0,
+    tile: int | None = None,
+) -> float:
     """Seconds of an optimizer step.
 
     Args:
         resident: NF4 layers with a dense copy.
+        tile: rows of the MLP at once.
     """
     *first, last = policies
     seconds = sum(first.count(policy) * _layer(shape, work, card, policy, False, False) for policy in set(first))
     gained = _layer(shape, work, card, last, False, False) - _layer(shape, work, card, last, True, False)
     seconds += _layer(shape, work, card, last, False, True) - resident * gained
     seconds += head_seconds(shape, work, card)
+    if tile is not None and tile < work.tokens:
+        seconds += (len(policies) - policies.count("none")) * tile_seconds(shape, work, card, tile)
     return seconds * work.micro_batches + optimizer_seconds(shape, card)
 
 

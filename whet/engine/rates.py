@@ -22,6 +22,7 @@ from whet.engine.spec import GROUPS, GroupName
 TRILLION = 1e12
 BACKWARD_FLOPS = 2.5  # of attention, as multiples of its forward: five products where the forward has two
 LAUNCHES = {"none": 59, "mlp": 63, "full": 73}  # kernels of a layer's forward and backward, counted in layer.py
+TILE_LOSS = {4096: 0.03, 2048: 0.06}  # rows of the MLP at once -> what its products lose (estimated)
 ADAM_BYTES = 28 + 6  # a parameter: weight, gradient, two moments read, three written; the operand refreshed
 
 
@@ -139,6 +140,18 @@ def head_seconds(shape: Shape, work: Work, card: CardRates) -> float:
     """The loss and the gradient of the last hidden states: two products, three passes over the logits."""
     logits = work.labelled * shape.vocab
     return 4 * logits * shape.hidden / card.matmul + 3 * logits * shape.width / card.copy
+
+
+def tile_seconds(shape: Shape, work: Work, card: CardRates, tile: int) -> float:
+    """What a layer loses whose MLP goes through in tiles: five products in all, one of them made again."""
+    sizes = (
+        shape.size("gate_up"),
+        shape.size("gate_up"),
+        shape.size("gate_up"),
+        shape.size("down"),
+        shape.size("down"),
+    )
+    return TILE_LOSS[tile] * sum(2 * work.tokens * outputs * inputs for outputs, inputs in sizes) / card.matmul
 
 
 def optimizer_seconds(shape: Shape, card: CardRates) -> float:

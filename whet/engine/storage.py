@@ -117,7 +117,7 @@ class Nf4:
 
     ``prepare`` does nothing while the buffer still holds this group's weights: recompute and the gradient of the
     input share one dequantisation where no other group of that shape comes between. Work of all groups has to be
-    queued on one stream. ``resident`` gives the group a buffer of its own, filled once.
+    queued on one stream. A resident group has a buffer of its own, filled once.
     """
 
     def __init__(
@@ -144,18 +144,24 @@ class Nf4:
         self.b_NR = torch.zeros(n_rows, n_lora, dtype=dtype, device=device)
         self._resident = resident
         self._stale = True
-        holders = {} if resident else shared
-        key = (*shape, dtype, device)
-        if key not in holders:
-            holders[key] = Holder(torch.zeros(n_rows + n_lora, n_columns + n_lora, dtype=dtype, device=device))
-        self._holder: Holder = holders[key]
+        self._shared, self._key = shared, (*shape, dtype, device)
+        self._holder = self._new_holder() if resident else self._shared_holder()
 
-    def make_resident(self) -> None:
-        """A dense copy of this group's weights from now on."""
-        if self._resident:
-            return
-        self._resident, self._stale = True, True
-        self._holder = Holder(torch.zeros_like(self._holder.buffer))
+    def _new_holder(self) -> Holder:
+        n_rows, n_columns, n_lora, dtype, device = self._key
+        return Holder(torch.zeros(n_rows + n_lora, n_columns + n_lora, dtype=dtype, device=device))
+
+    def _shared_holder(self) -> Holder:
+        if self._key not in self._shared:
+            self._shared[self._key] = self._new_holder()
+        holder: Holder = self._shared[self._key]
+        return holder
+
+    def set_resident(self, resident: bool) -> None:
+        """Whether this group has a dense copy of its weights from now on."""
+        if resident != self._resident:
+            self._resident, self._stale = resident, True
+            self._holder = self._new_holder() if resident else self._shared_holder()
 
     @property
     def buffer(self) -> torch.Tensor:

@@ -48,7 +48,7 @@ def training_arguments(config: RunConfig, folder: Path, items: int) -> TrainingA
         dataloader_pin_memory=False,
         disable_tqdm=True,
         **trackers.arguments(config),
-        **(_recompute() if config.gradient_checkpointing else {}),
+        **(_recompute() if config.gradient_checkpointing is True else {}),
         **_when("save", config.save_strategy, config.save_steps, config.saves_per_epoch, per_epoch, "epoch"),
         **_when("eval", config.eval_strategy, config.eval_steps, config.evals_per_epoch, per_epoch, _eval(config)),
     )

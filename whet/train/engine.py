@@ -8,15 +8,16 @@ from whet.console import notice
 from whet.engine.check import self_check
 from whet.engine.forward import Engine
 from whet.engine.kernels.available import triton_problem
-from whet.engine.layer import Policy
+from whet.engine.plan import Goal, policy_for
 from whet.engine.spec import Unsupported
 
+ASKED = "gradient_checkpointing_asked"  # on a model instance: what its user wrote for use_gradient_checkpointing
 
-def engine_for(model: Any, *, recompute: bool, processes: int = 1) -> Engine | None:
+
+def engine_for(model: Any, *, processes: int = 1) -> Engine | None:
     """An engine that computes what the model computes, checked here; None, with a notice that says why, otherwise.
 
     Args:
-        recompute: gradient checkpointing was asked for: every layer is computed again in the backward.
         processes: of the run; several need gradients to be summed, which only the model's own forward does yet.
     """
     if processes > 1:
@@ -24,8 +25,7 @@ def engine_for(model: Any, *, recompute: bool, processes: int = 1) -> Engine | N
     device = next(model.parameters()).device
     if device.type == "cuda" and triton_problem():
         return _none(triton_problem())
-    policy: Policy = "full" if recompute else "none"
-    engine = Engine.attach(model, policy)
+    engine = Engine.attach(model)
     if isinstance(engine, Unsupported):
         return _none(engine.reason)
     problem = self_check(engine.spec, engine.run_layer, model)
@@ -35,10 +35,14 @@ def engine_for(model: Any, *, recompute: bool, processes: int = 1) -> Engine | N
     return engine
 
 
-def recomputes(model: Any, args: Any) -> bool:
-    """Whether gradient checkpointing was asked for, by the arguments or on the model."""
-    asked = any(getattr(args, f"{name}_checkpointing", False) for name in ("gradient", "activation"))
-    return asked or any(getattr(part, "gradient_checkpointing", False) for part in model.modules())
+def goal_of(model: Any, args: Any) -> Goal:
+    """What was asked of gradient checkpointing: by the arguments, by ``FastLanguageModel``, or on the model itself."""
+    if any(getattr(args, f"{name}_checkpointing", False) for name in ("gradient", "activation")):
+        return "full"
+    asked = getattr(model, ASKED, None)
+    if asked is None and any(getattr(part, "gradient_checkpointing", False) for part in model.modules()):
+        return "full"
+    return policy_for(asked)
 
 
 def _none(reason: str) -> Engine | None:

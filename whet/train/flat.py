@@ -138,6 +138,15 @@ class FlatAdapters:
             if self.parameters[i].requires_grad:
                 self.parameters[i].grad = self._gradient_views[i]
 
+    def restore(self, gradients: torch.Tensor) -> None:
+        """Take back what a failed backward has added.
+
+        Args:
+            gradients: a copy of ``gradients`` from before it.
+        """
+        self.attach()
+        self.gradients.copy_(gradients)
+
     def zero(self) -> None:
         """All gradients zero, and views."""
         for parameter in self.parameters:

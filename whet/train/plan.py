@@ -7,14 +7,13 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 from whet import runtime
 from whet.config import RunConfig
 from whet.config.sizes import format_size, parse_size
 from whet.console import format_seconds, table
-from whet.data.loader import PackedDataset
+from whet.data.loader import PackedDataset, PaddedDataset
 from whet.engine.memory import Work
 from whet.engine.plan import Goal, Plan, choose, policy_for
 from whet.engine.rates import H200, CardRates, card_of, measure
@@ -23,6 +22,7 @@ from whet.engine.weights import PAD
 from whet.errors import WhetError
 from whet.models.load import config_of
 from whet.train.base import base_name, longest_row, tokenizer_for
+from whet.train.batches import count_batches
 from whet.train.fallback import weights_asked
 from whet.train.rows import Rows, prepare_rows
 
@@ -163,7 +163,7 @@ def plan_run(config: RunConfig, max_memory: str | None = None, gpu: str | None =
     rows = prepare_rows(config, tokenizer, limit)
     steps = count_steps(config, rows, limit)
     model = config_of(base_name(config), revision=config.revision_of_model)
-    goal = goal_of(config)
+    goal = policy_for(config.gradient_checkpointing)
     storage = _storage(config, model, device)
     shape = _shape(config, model, device, storage)
     notes = tuple(_notes(config, device))
@@ -181,49 +181,18 @@ def plan_run(config: RunConfig, max_memory: str | None = None, gpu: str | None =
     return RunPlan(config, device, rows, steps, planned(shape, goal), goal, others, "", notes)
 
 
-def goal_of(config: RunConfig) -> Goal:
-    """``gradient_checkpointing: true`` asks for full recomputation; else the fastest plan that fits."""
-    return "full" if config.gradient_checkpointing else "fastest"
-
-
 def count_steps(config: RunConfig, rows: Rows, limit: int) -> Steps:
     """Steps and micro-batches of a run, as training makes them of these rows.
 
     Args:
         limit: tokens of the longest row.
     """
-    lengths = rows.train.lengths.astype(np.float64)
-    trained = rows.train.trained[rows.train.order].astype(np.float64)
-    bins = PackedDataset(rows.train, limit).bins if config.sample_packing else np.arange(len(lengths))[:, None]
-    firsts = np.cumsum([0, *map(len, bins)])[:-1]
-    members = np.concatenate(bins)
-    sizes = np.add.reduceat(lengths[members], firsts)
-    squares = np.add.reduceat(lengths[members] ** 2, firsts)
-    labelled = np.add.reduceat(trained[members], firsts)
-    micro, accumulation = config.micro_batch_size, config.gradient_accumulation_steps
-    # Which items meet is drawn in training: one draw stands for all.
-    drawn = np.random.default_rng(config.seed).permutation(len(sizes))
-    starts = np.arange(0, len(sizes), micro)
-    widths = np.maximum.reduceat(sizes[drawn], starts)
-    counts = np.diff([*starts, len(sizes)])
-    padding = np.repeat(widths, counts) - sizes[drawn]
-    if config.sample_packing:  # padding is a document of its own
-        pairs = float(squares.sum() + (padding**2).sum())
-    else:
-        pairs = float((counts * widths**2).sum())
-    padded = float((counts * widths).sum())
-    batches = len(starts)
-    per_epoch = math.ceil(batches / accumulation)
-    widest = int(sizes.max()) * min(micro, len(sizes))
-    most = min(widest, int(np.sort(labelled)[-micro:].sum()))
-    times = min(accumulation, batches)
-    equal = pairs == padded * lengths[0] and bool((lengths == lengths[0]).all())
-    return Steps(
-        config.max_steps or math.ceil(per_epoch * config.num_epochs),
-        Work(widest, most, float(widest) * lengths.max(), times, equal),
-        Work(round(padded / batches), round(labelled.sum() / batches), pairs / batches, times, equal),
-        float(sizes.sum()) / padded,
-    )
+    dataset = PackedDataset(rows.train, limit) if config.sample_packing else PaddedDataset(rows.train)
+    accumulation = config.gradient_accumulation_steps
+    found = count_batches(dataset, config.micro_batch_size, accumulation, config.seed)
+    per_epoch = math.ceil(found.number / accumulation)
+    steps = config.max_steps or math.ceil(per_epoch * config.num_epochs)
+    return Steps(steps, found.largest, found.typical, found.fill)
 
 
 def _weights(config: RunConfig) -> torch.dtype:

@@ -18,8 +18,10 @@ from typing import Any
 
 from whet import runtime
 from whet.config import RunConfig
+from whet.config.sizes import parse_size
 from whet.console import notice, output_errors, staged_folder, write_text_atomic
 from whet.data.loader import PackedDataset, PaddedDataset, Prepared, collate, collate_padded
+from whet.engine.plan import policy_for
 from whet.models.adapters import ALL_LINEAR, add_lora
 from whet.models.load import load_model
 from whet.train import trackers
@@ -28,6 +30,7 @@ from whet.train.base import base_name, longest_row, tokenizer_for
 from whet.train.checkpoint import newest_complete, set_aside
 from whet.train.fallback import weights_asked
 from whet.train.manifest import write_manifest
+from whet.train.memory_plan import Wish
 from whet.train.rows import Rows, prepare_rows
 from whet.train.template import settle_template
 from whet.train.trainer import WhetTrainer
@@ -168,6 +171,9 @@ def _trainer(config: RunConfig, run: Path, model: Any, tokenizer: Any, rows: Row
         collate=partial(collate if config.sample_packing else collate_padded, pad_id=tokenizer.pad_token_id or 0),
         tokenizer=tokenizer,
         metrics=run / "metrics.jsonl",
+        wish=Wish(
+            policy_for(config.gradient_checkpointing), parse_size(config.max_memory) if config.max_memory else None
+        ),
     )
 
 

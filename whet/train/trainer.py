@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from whet.engine.forward import Engine
 from whet.engine.loss import IGNORE, labelled_loss
 from whet.errors import TrainingError
 from whet.models.parts import halves
+from whet.train.batches import count_batches
 from whet.train.callbacks import RecordMetrics, ShowProgress, StopOnInterrupt, TokenMeter
 from whet.train.checkpoint import remove_incomplete
-from whet.train.engine import engine_for, recomputes
+from whet.train.engine import engine_for, goal_of
 from whet.train.flat import FlatAdapters
+from whet.train.memory import Memory, out_of_memory
+from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory_limit
 from whet.train.optim import adapter_optimizer
 
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]  # of data/loader.py
 
 
 class WhetTrainer(Trainer):
@@ -37,6 +41,7 @@ class WhetTrainer(Trainer):
     Args:
         metrics: where log lines go; None: nowhere.
         interruptible: let Ctrl-C end the run with a checkpoint.
+        wish: what was asked of memory.
     """
 
     control: TrainerControl
@@ -52,6 +57,7 @@ class WhetTrainer(Trainer):
         metrics: Path | None = None,
         callbacks: list[Any] | None = None,
         interruptible: bool = True,
+        wish: Wish = FASTEST,
     ) -> None:
         args.remove_unused_columns = False
         args.label_names = ["labels"]
@@ -70,6 +76,8 @@ class WhetTrainer(Trainer):
         self.flat: FlatAdapters | None = None
         self._released = False
         self.halves = halves(self.accelerator.unwrap_model(self.model))
+        self.wish = wish
+        self.memory: Memory | None = None
         self.engine = self._engine() if train_dataset else None
         if self.engine is None and self.halves is None:
             notice("this model changes its logits after the head: its own forward is used, with all logits")
@@ -84,7 +92,7 @@ class WhetTrainer(Trainer):
 
     def _engine(self) -> Engine | None:
         own = self.accelerator.unwrap_model(self.model)
-        return engine_for(own, recompute=recomputes(own, self.args), processes=self.accelerator.num_processes)
+        return engine_for(own, processes=self.accelerator.num_processes)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler:
         """Random order; single rows of like length stand in one batch, so that little is padded."""
@@ -119,8 +127,12 @@ class WhetTrainer(Trainer):
         self.interrupt.install()
         if self._released:
             self.engine, self._released = self._engine(), False
+        self.memory = self._plan()
         try:
-            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            with memory_limit(self.args.device, self.wish.max_memory):
+                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        except torch.OutOfMemoryError as error:
+            raise out_of_memory(error) from error
         except Exception as error:
             remove_incomplete(Path(str(self.args.output_dir)))
             output_error = as_output_error(error, str(self.args.output_dir))
@@ -134,19 +146,73 @@ class WhetTrainer(Trainer):
             self.interrupt.remove()
             self._show.close()
 
+    def _plan(self) -> Memory:
+        """What layers keep. Made anew for each training: batch size and free memory may have changed."""
+        own, args = self.accelerator.unwrap_model(self.model), self.args
+        dataset: Any = self.train_dataset
+        batches = count_batches(
+            dataset, args.per_device_train_batch_size, args.gradient_accumulation_steps, self.args.seed
+        )
+        goal = self.wish.goal or goal_of(own, args)
+        budget = memory_budget(args.device, self.wish.max_memory)
+        trained = sum(p.numel() * p.element_size() for p in own.parameters() if p.requires_grad)
+        held = trained if args.gradient_accumulation_steps > 1 else 0  # _gradients_so_far
+        planner = Planner(self.engine, batches, goal, budget, held) if self.engine is not None else None
+        return Memory(planner, own, batches, goal, budget)
+
+    def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
+        """One micro-batch. The first one tries the memory plan before; at a shortage layers keep less, and it runs
+        again."""
+        memory = self.memory
+        assert memory is not None
+        if not memory.settled:
+            memory.settle(partial(self._probe, model), not_yet=self.flat is None)
+        held = self._gradients_so_far()
+        try:
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        except torch.OutOfMemoryError:
+            if held is None or not memory.lower():
+                raise
+            held()
+            loss = super().training_step(model, inputs, num_items_in_batch)
+        layout = inputs["layout"]
+        self.meter.add(layout.real, layout.labelled)
+        return loss
+
+    def _gradients_so_far(self) -> Callable[[], None] | None:
+        """How to take back what a failed backward has added; None where that cannot be told."""
+        if self.flat is None:
+            return None
+        flat = self.flat
+        if self.args.gradient_accumulation_steps == 1:
+            return flat.zero
+        return partial(flat.restore, flat.gradients.clone())
+
+    def _probe(self, model: Any) -> None:
+        """Forward and backward of the largest micro-batch; leaves nothing behind."""
+        memory = self.memory
+        assert memory is not None
+        dataset: Any = self.train_dataset
+        inputs = self._prepare_inputs(self.data_collator([dataset[item] for item in memory.batches.widest]))
+        model.train()
+        with self.compute_loss_context_manager():
+            loss = self._loss_sum(model, inputs)
+        loss.backward()
+        if self.flat is not None:
+            self.flat.zero()
+        else:
+            model.zero_grad()
+
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Cross-entropy of the micro-batch / trained tokens of the whole step."""
-        labels_BT = inputs["labels"]
+        if self.model.training and self.flat is not None:
+            self.flat.attach()  # transformers sets gradients to None after each step
         total = self._loss_sum(model, inputs)
-        here = int((labels_BT[:, 1:] != IGNORE).sum())
-        count = here if num_items_in_batch is None else num_items_in_batch
-        if self.model.training:
-            if self.flat is not None:
-                self.flat.attach()  # transformers sets gradients to None after each step
-            self.meter.add(self._real_tokens(inputs), here)
-        loss = total / max(int(count), 1)
+        count = inputs["layout"].labelled if num_items_in_batch is None else num_items_in_batch
+        count = count.clamp(min=1) if isinstance(count, torch.Tensor) else max(int(count), 1)
+        loss = total / count
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # count is over all processes; their gradients are averaged
         return (loss, {}) if return_outputs else loss
@@ -155,7 +221,8 @@ class WhetTrainer(Trainer):
         """Sum of the cross-entropy over the labelled tokens of one micro-batch."""
         labels_BT = inputs["labels"]
         if self.engine is not None and model is self.model:
-            return self.engine.loss_sum(inputs["input_ids"], inputs["position_ids"], labels_BT)
+            lengths = inputs["layout"].lengths
+            return self.engine.loss_sum(inputs["input_ids"], inputs["position_ids"], labels_BT, inputs["rows"], lengths)
         forward = {"input_ids": inputs["input_ids"], "position_ids": inputs["position_ids"], "use_cache": False}
         if self.halves is not None and model is self.model:
             with self.accelerator.autocast():  # accelerate puts it around the whole model's forward only
@@ -165,11 +232,6 @@ class WhetTrainer(Trainer):
         return torch.nn.functional.cross_entropy(
             logits_BTV.float().flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"
         )
-
-    def _real_tokens(self, inputs: Batch) -> int:
-        pad = self.processing_class.pad_token_id if self.processing_class is not None else None  # type: ignore[union-attr]
-        ids = inputs["input_ids"]
-        return ids.numel() if pad is None else int((ids != pad).sum())
 
     @torch.no_grad()
     def evaluate(
@@ -183,7 +245,7 @@ class WhetTrainer(Trainer):
             inputs = self._prepare_inputs(inputs)
             with self.compute_loss_context_manager():
                 total += float(self._loss_sum(model, inputs))
-            count += int((inputs["labels"][:, 1:] != IGNORE).sum())
+            count += inputs["layout"].labelled
         model.train(was_training)
         both = torch.tensor([total, float(count)], dtype=torch.float64, device=self.args.device)
         total, count = self.accelerator.reduce(both).tolist()  # type: ignore[union-attr]

@@ -1,0 +1,67 @@
+"""The micro-batches that training makes of its rows: how many, how large, how many of their tokens are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from whet.data.loader import PackedDataset, PaddedDataset
+from whet.engine.memory import Work
+
+
+class Batches(NamedTuple):
+    """Micro-batches of one pass over the rows.
+
+    Attributes:
+        number: how many.
+        largest, typical: the largest and the mean one.
+        widest: which items of the data set stand in the largest.
+        fill: real tokens / tokens with padding.
+    """
+
+    number: int
+    largest: Work
+    typical: Work
+    widest: Sequence[int]
+    fill: float
+
+
+def count_batches(dataset: PackedDataset | PaddedDataset, micro: int, accumulation: int, seed: int) -> Batches:
+    """Count without reading a token.
+
+    Args:
+        micro: rows in a micro-batch.
+        accumulation: micro-batches in an optimizer step.
+        seed: which items meet is drawn in training; one draw stands for all.
+    """
+    rows, packed = dataset.prepared, isinstance(dataset, PackedDataset)
+    lengths = rows.lengths.astype(np.float64)
+    trained = rows.trained[rows.order].astype(np.float64)
+    bins = dataset.bins if isinstance(dataset, PackedDataset) else np.arange(len(lengths))[:, None]
+    firsts = np.cumsum([0, *map(len, bins)])[:-1]
+    members = np.concatenate(bins)
+    sizes = np.add.reduceat(lengths[members], firsts)
+    squares = np.add.reduceat(lengths[members] ** 2, firsts)
+    labelled = np.add.reduceat(trained[members], firsts)
+    drawn = np.random.default_rng(seed).permutation(len(sizes))
+    starts = np.arange(0, len(sizes), micro)
+    widths = np.maximum.reduceat(sizes[drawn], starts)
+    counts = np.diff([*starts, len(sizes)])
+    padding = np.repeat(widths, counts) - sizes[drawn]
+    # Packed, padding is a document of its own; else it runs on with its row.
+    pairs = float(squares.sum() + (padding**2).sum()) if packed else float((counts * widths**2).sum())
+    padded = float((counts * widths).sum())
+    count = len(starts)
+    widest = int(sizes.max()) * min(micro, len(sizes))
+    most = min(widest, int(np.sort(labelled)[-micro:].sum()))
+    times = min(accumulation, count)
+    equal = pairs == padded * lengths[0] and bool((lengths == lengths[0]).all())
+    return Batches(
+        count,
+        Work(widest, most, float(widest) * lengths.max(), times, equal),
+        Work(round(padded / count), round(labelled.sum() / count), pairs / count, times, equal),
+        [int(item) for item in np.argsort(sizes)[-micro:]],
+        float(sizes.sum()) / padded,
+    )

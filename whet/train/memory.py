@@ -1,0 +1,71 @@
+"""The memory of one training: the engine's plan, or gradient checkpointing of the model's own forward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from whet.config.sizes import format_size
+from whet.console import notice
+from whet.engine.plan import Goal
+from whet.errors import TrainingError
+from whet.models.recompute import recompute
+from whet.train.batches import Batches
+from whet.train.memory_plan import Planner, probe_peak
+
+
+class Memory:
+    """Settles what is kept for the backward, once, and lowers it at a shortage.
+
+    Args:
+        planner: of the engine; None: the model's own forward runs, which keeps everything or, with gradient
+            checkpointing, the inputs of its layers.
+        model: the user's own.
+        budget: bytes.
+
+    Attributes:
+        settled: the plan was tried.
+    """
+
+    def __init__(self, planner: Planner | None, model: Any, batches: Batches, goal: Goal, budget: int) -> None:
+        self.planner, self.model, self.batches, self.goal, self.budget = planner, model, batches, goal, budget
+        self.settled = False
+
+    def settle(self, probe: Callable[[], None], not_yet: bool) -> None:
+        """Before the first step. On a GPU the choice is tried; on a CPU nobody can tell what was taken.
+
+        Args:
+            probe: forward and backward of the largest micro-batch.
+            not_yet: the optimizer makes its state at its first step.
+        """
+        self.settled = True
+        device = next(self.model.parameters()).device
+        on_gpu = device.type == "cuda"
+        if self.planner is not None and on_gpu:
+            shape = self.planner.shape
+            moments = 8 * shape.layers * shape.layer_adapters if not_yet else 0
+            self.planner.settle(partial(probe_peak, probe, device), moments)
+        elif self.planner is None and self.goal in ("full", "smallest"):
+            recompute(self.model)
+        elif self.planner is None and self.goal == "fastest" and on_gpu:
+            peak = probe_peak(probe, device)
+            if peak is None or peak > self.budget:
+                taken = f"takes {format_size(peak)}" if peak else "does not fit"
+                notice(f"memory: without gradient checkpointing the largest micro-batch {taken}; it is used")
+                recompute(self.model)
+
+    def lower(self) -> bool:
+        """After a shortage. False where nothing can be given up."""
+        return self.planner is not None and self.planner.lower()
+
+
+def out_of_memory(error: Exception) -> TrainingError:
+    """What to do, in place of what the allocator says."""
+    first = str(error).split(". ")[0]
+    return TrainingError(
+        f"the GPU's memory does not suffice ({first})",
+        "a micro-batch that fits",
+        "lower micro_batch_size (and raise gradient_accumulation_steps) or sequence_len, use adapter: qlora, or close "
+        "other programs on the GPU; a run with checkpoints goes on with --resume",
+    )

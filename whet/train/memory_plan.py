@@ -1,0 +1,195 @@
+"""What a run keeps for its backward: chosen by the plan, tried on the largest micro-batch, lowered where memory ends.
+
+The plan counts bytes (``engine/memory.py``). What it cannot know, such as other tensors of the model, fragments and
+another program on the card, is seen by one probe: forward and backward of the largest micro-batch before the first
+step. Where the probe takes more than was predicted, the plan is made again with that much less.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psutil
+import torch
+
+from whet import runtime
+from whet.config.sizes import format_size
+from whet.console import notice
+from whet.engine.forward import Engine
+from whet.engine.lora import base_of
+from whet.engine.plan import Goal, Plan, choose
+from whet.engine.rates import H200, CardRates, card_of, measure
+from whet.engine.shape import Shape, shape_of_model
+from whet.engine.storage import Nf4
+from whet.engine.weights import PAD
+from whet.train.batches import Batches
+
+SPARE = 512 * 2**20  # bytes of a GPU left to libraries that allocate beside torch
+CPU_SHARE = 0.8  # of the free memory: the data and the tokenizer need some too
+PROBES = 4
+STEP_DOWN = 0.05  # share of the budget given up after each shortage
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What the user asked of memory.
+
+    Attributes:
+        goal: None: what the model or the arguments say, else the fastest plan that fits.
+        max_memory: bytes that training may reserve; None: what is free.
+    """
+
+    goal: Goal | None = None
+    max_memory: int | None = None
+
+
+FASTEST = Wish()
+
+
+class Planner:
+    """Chooses the policies of an engine, and lowers them.
+
+    Args:
+        batches: of the training data.
+        budget: bytes that this process may hold on the device.
+        held: bytes that the training loop needs beside the engine's.
+
+    Attributes:
+        plan: the one in force.
+        measured: bytes allocated at the highest point of the last probe, dense copies left out; None: not probed.
+    """
+
+    def __init__(self, engine: Engine, batches: Batches, goal: Goal, budget: int, held: int = 0) -> None:
+        self.engine, self.batches, self.goal, self.budget = engine, batches, goal, budget
+        self.shape = shape_of_engine(engine)
+        self.card = _card(engine)
+        self.held = held
+        self.missing = held  # bytes that the plan does not know of
+        self.measured: int | None = None
+        self.plan = self._choose()
+        self._apply(resident=False)
+
+    def settle(self, measure: Callable[[], int | None], not_yet: int = 0) -> None:
+        """Try the plan on the largest micro-batch, correct it, and take the memory for dense copies of weights.
+
+        Args:
+            measure: bytes allocated at the highest point of a forward and backward of the largest micro-batch; None
+                where memory did not suffice.
+            not_yet: bytes of the plan that are allocated after the probe only (an optimizer's state).
+        """
+        for _ in range(PROBES):
+            self.measured = measure()
+            tried = self.plan
+            if self.measured is None:
+                if not self._lower():
+                    break
+            else:
+                over = self.measured + not_yet - (tried.peak_bytes - tried.resident_bytes)
+                self.missing = max(self.missing, self.held + over)
+                self.plan = self._choose()
+                if _kept(self.plan)[:-1] == _kept(tried)[:-1]:
+                    break
+            self._apply(resident=False)
+        self._apply(resident=True)
+        notice(f"memory plan: {self}")
+
+    def lower(self) -> bool:
+        """After a shortage of memory: keep less. False where nothing is left to give up."""
+        if not self._lower():
+            return False
+        self._apply(resident=True)
+        notice(f"out of memory: layers keep less from now on: {self.plan}")
+        return True
+
+    def __str__(self) -> str:
+        measured = f", {format_size(self.measured)} measured without dense copies" if self.measured else ""
+        return f"{self.plan}; peak {format_size(self.plan.peak_bytes)} of {format_size(self.budget)}{measured}"
+
+    def _lower(self) -> bool:
+        """The next plan that keeps less than the one in force."""
+        before = _kept(self.plan)
+        while self.missing < self.budget:
+            self.missing += max(int(STEP_DOWN * self.budget), 1)
+            self.plan = self._choose()
+            if _kept(self.plan) != before:
+                return True
+        return False
+
+    def _choose(self) -> Plan:
+        largest, typical = self.batches.largest, self.batches.typical
+        return choose(self.shape, largest, max(1, self.budget - self.missing), self.card, self.goal, typical)
+
+    def _apply(self, resident: bool) -> None:
+        engine, plan = self.engine, self.plan
+        engine.policies, engine.tile, engine.chunk_rows = list(plan.policies), plan.tile, plan.chunk_rows  # type: ignore[arg-type]
+        engine.set_resident(plan.resident if resident else [False] * len(plan.resident))
+
+
+def _kept(plan: Plan) -> tuple[Any, ...]:
+    """What a plan decides, dense copies last."""
+    return plan.policies, plan.tile, plan.chunk_rows, plan.resident
+
+
+def shape_of_engine(engine: Engine) -> Shape:
+    """The numbers that memory depends on, of a model as it is loaded."""
+    four_bit = any(isinstance(group.storage, Nf4) for layer in engine.layers for group in layer.groups)
+    device, width = _device(engine), base_of(engine.spec.embed).weight.dtype.itemsize
+    pad = PAD.get(device.type, PAD["cuda"])
+    return shape_of_model(engine.spec, storage="nf4" if four_bit else "dense", width=width, pad=pad)
+
+
+def memory_budget(device: torch.device, asked: int | None) -> int:
+    """Bytes that this process may hold on the device, what it holds already included."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        here = free + torch.cuda.memory_reserved(device) - SPARE
+    else:
+        here = int(CPU_SHARE * psutil.virtual_memory().available) + psutil.Process().memory_info().rss
+    return min(asked, here) if asked else here
+
+
+@contextmanager
+def memory_limit(device: torch.device, asked: int | None) -> Iterator[None]:
+    """torch's allocator keeps to the bytes that were asked for, so that no more is reserved than was planned."""
+    if asked is None or device.type != "cuda":
+        yield
+        return
+    torch.cuda.set_per_process_memory_fraction(min(1.0, asked / torch.cuda.mem_get_info(device)[1]), device)
+    try:
+        yield
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, device)
+
+
+def probe_peak(probe: Callable[[], None], device: torch.device) -> int | None:
+    """Bytes of a GPU allocated at the highest point of ``probe``; None where memory does not suffice."""
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    try:
+        with torch.random.fork_rng(devices=[device]):
+            probe()
+        torch.cuda.synchronize(device)
+    except torch.OutOfMemoryError:
+        return None
+    finally:
+        gc.collect()
+        torch.cuda.empty_cache()
+    return torch.cuda.max_memory_allocated(device)
+
+
+def _device(engine: Engine) -> torch.device:
+    device: torch.device = base_of(engine.spec.embed).weight.device
+    return device
+
+
+def _card(engine: Engine) -> CardRates:
+    """Rates for the choice; which plan is fastest hardly depends on them, so that nothing is timed on a CPU."""
+    device = _device(engine)
+    if device.type != "cuda":
+        return replace(H200, name="CPU", layer_host=0.0, step_host=0.0, reserved=1.0, source="as an H200's")
+    name, memory = torch.cuda.get_device_name(device), torch.cuda.mem_get_info(device)[1]
+    return card_of(name, memory) or measure(device, name, memory, runtime.weight_dtype().dtype)
