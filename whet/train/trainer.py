@@ -186,6 +186,7 @@ class WhetTrainer(Trainer):
         flat = self.flat
         if self.args.gradient_accumulation_steps == 1:
             return flat.zero
+        flat.attach()  # transformers sets gradients to None after each step: the buffer is zero only now
         return partial(flat.restore, flat.gradients.clone())
 
     def _probe(self, model: Any) -> None:
@@ -221,6 +222,8 @@ class WhetTrainer(Trainer):
         """Sum of the cross-entropy over the labelled tokens of one micro-batch."""
         labels_BT = inputs["labels"]
         if self.engine is not None and model is self.model:
+            if not torch.is_grad_enabled():
+                return self._validation_loss(inputs)
             lengths = inputs["layout"].lengths
             return self.engine.loss_sum(inputs["input_ids"], inputs["position_ids"], labels_BT, inputs["rows"], lengths)
         forward = {"input_ids": inputs["input_ids"], "position_ids": inputs["position_ids"], "use_cache": False}
@@ -232,6 +235,13 @@ class WhetTrainer(Trainer):
         return torch.nn.functional.cross_entropy(
             logits_BTV.float().flatten(0, 1), labels_BT[:, 1:].flatten(), ignore_index=IGNORE, reduction="sum"
         )
+
+    def _validation_loss(self, inputs: Batch) -> torch.Tensor:
+        """As many rows at once as in training: memory was planned for those."""
+        assert self.engine is not None
+        names = ("input_ids", "position_ids", "labels")
+        pieces = zip(*(inputs[name].split(self.args.per_device_train_batch_size) for name in names), strict=True)
+        return torch.stack([self.engine.loss_sum(*piece) for piece in pieces]).sum()
 
     @torch.no_grad()
     def evaluate(
