@@ -28,10 +28,9 @@ from engine_h200_rows import Setting, document_rows, full_rows, parse_settings
 from transformers import get_linear_schedule_with_warmup
 
 from whet import runtime
-from whet.data.loader import PackedDataset, collate
+from whet.data.loader import Layout, PackedDataset, collate, label_rows
 from whet.data.prepare import prepare
 from whet.engine.forward import Engine
-from whet.engine.loss import IGNORE
 from whet.engine.memory import Work
 from whet.engine.plan import choose
 from whet.engine.rates import H200
@@ -48,7 +47,7 @@ LIMIT = 24 * GIB  # of policy "24gib"
 MARGIN = 2 * GIB  # of policy "fit": CUDA's own memory, cuDNN's work space
 LOWER = {"none": "mlp", "mlp": "full"}
 RATE, DECAY, CLIP = 2e-4, 0.01, 1.0  # the peers'
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]  # as data/loader.py makes it
 
 
 class Step(NamedTuple):
@@ -65,14 +64,17 @@ def steps_of(setting: Setting, folder: str, tokenizer: Any) -> list[Step]:
         packed_batches(setting, folder, tokenizer) if setting.documents else full_batches(setting, folder, tokenizer)
     )
     groups = [batches[first : first + setting.accum] for first in range(0, len(batches), setting.accum)]
-    return [_step(group, tokenizer.pad_token_id) for group in groups[: setting.steps]]
+    return [_step(group) for group in groups[: setting.steps]]
 
 
 def full_batches(setting: Setting, folder: str, tokenizer: Any) -> list[Batch]:
     """Rows of one length, every token trained."""
     rows = torch.tensor(full_rows(setting, folder, tokenizer)).split(setting.batch)
     positions_BS = torch.arange(setting.seq).repeat(setting.batch, 1)
-    return [{"input_ids": ids_BS, "labels": ids_BS, "position_ids": positions_BS} for ids_BS in rows]
+    rows_N, tokens = label_rows(rows[0]), setting.batch * setting.seq
+    layout = Layout((setting.seq,) * setting.batch, tokens, len(rows_N))
+    others = {"position_ids": positions_BS, "rows": rows_N, "layout": layout}
+    return [{"input_ids": ids_BS, "labels": ids_BS, **others} for ids_BS in rows]
 
 
 def packed_batches(setting: Setting, folder: str, tokenizer: Any) -> list[Batch]:
@@ -84,31 +86,26 @@ def packed_batches(setting: Setting, folder: str, tokenizer: Any) -> list[Batch]
     return [collate([rows[number] for number in group], pad_id=tokenizer.pad_token_id) for group in groups]
 
 
-def _step(batches: list[Batch], pad: int) -> Step:
-    labelled = sum(int((batch["labels"][:, 1:] != IGNORE).sum()) for batch in batches)
-    return Step(batches, labelled, sum(int((batch["input_ids"] != pad).sum()) for batch in batches))
+def _step(batches: list[Batch]) -> Step:
+    layouts = [batch["layout"] for batch in batches]
+    return Step(batches, sum(layout.labelled for layout in layouts), sum(layout.real for layout in layouts))
 
 
 class Trainer:
     """The engine with its optimizer; every ``run`` starts from the same adapters."""
 
     def __init__(self, engine: Engine, model: Any) -> None:
-        self.engine, self.model, self.copies = engine, model, False
+        self.engine = engine
         self.flat = FlatAdapters([parameter for parameter in model.parameters() if parameter.requires_grad])
         self.initial = self.flat.values.cpu().clone()
         self.device = self.flat.values.device
         engine.changed()
 
-    def use(self, policies: list[str], resident: list[int]) -> None:
-        """Policies of the layers, and the NF4 layers that have a 16-bit copy; copies of an earlier use go."""
-        if self.copies:
-            self.engine.release()
-            engine = Engine.attach(self.model)
-            assert isinstance(engine, Engine), engine
-            self.engine = engine
+    def use(self, policies: list[str], resident: list[int], tile: int | None = None) -> None:
+        """Policies of the layers, the NF4 layers that have a 16-bit copy, rows of the MLP at once."""
         self.engine.policies = list(policies)  # type: ignore[assignment]
-        self.copies = bool(resident)
-        self.engine.make_resident(resident)
+        self.engine.tile = tile
+        self.engine.set_resident([number in resident for number in range(len(self.engine.layers))])
 
     def run(self, setting: Setting, steps: list[Step]) -> dict[str, Any]:
         """Step times, losses and peaks of one setting under the engine's policies."""
@@ -138,9 +135,12 @@ class Trainer:
         }
 
     def _micro_batch(self, batch: Batch, labelled: int) -> torch.Tensor:
+        batch = dict(batch)
         if self.device.type == "cuda":
-            batch = {name: part.pin_memory().to(self.device, non_blocking=True) for name, part in batch.items()}
-        loss = self.engine.loss_sum(batch["input_ids"], batch["position_ids"], batch["labels"]) / labelled
+            tensors = ((name, part) for name, part in batch.items() if isinstance(part, torch.Tensor))
+            batch |= {name: part.pin_memory().to(self.device, non_blocking=True) for name, part in tensors}
+        ids_BS, positions_BS, labels_BS = batch["input_ids"], batch["position_ids"], batch["labels"]
+        loss = self.engine.loss_sum(ids_BS, positions_BS, labels_BS, batch["rows"], batch["layout"].lengths) / labelled
         loss.backward()
         return loss.detach()
 
@@ -168,22 +168,20 @@ class Trainer:
 
 def planned(
     engine: Engine, steps: list[Step], storage: str, budget: int
-) -> tuple[list[str], list[int], dict[str, float]]:
-    """The plan's policies and copies for a number of reserved bytes, and what the plan promises."""
+) -> tuple[list[str], list[int], int | None, dict[str, float]]:
+    """The plan's policies, copies and tiles for a number of reserved bytes, and what the plan promises."""
     stored: Storage = "nf4" if storage == "nf4" else "dense"
     shape = shape_of_model(engine.spec, storage=stored)
     plan = choose(shape, max(map(work_of, steps), key=lambda work: work.tokens), budget, H200, "fastest")
     promised = {"peak_alloc_gib": plan.peak_bytes / GIB, "tokens_per_second": plan.tokens_per_second}
     copies = [number for number, copy in enumerate(plan.resident) if copy]
-    return list(plan.policies), copies, {name: round(value, 2) for name, value in promised.items()}
+    return list(plan.policies), copies, plan.tile, {name: round(value, 2) for name, value in promised.items()}
 
 
 def work_of(step: Step) -> Work:
     """A step's largest micro-batch, as the plan counts it."""
     batch = max(step.batches, key=lambda one: one["input_ids"].numel())
-    starts = (batch["position_ids"] == 0).flatten().nonzero().flatten().tolist()
-    lengths = [end - start for start, end in pairwise([*starts, batch["input_ids"].numel()])]
-    labelled = int((batch["labels"][:, 1:] != IGNORE).sum())
+    lengths, labelled = batch["layout"].lengths, batch["layout"].labelled
     squares = float(sum(length**2 for length in lengths))
     return Work(sum(lengths), labelled, squares, len(step.batches), len(set(lengths)) == 1)
 
@@ -192,15 +190,15 @@ def limited(trainer: Trainer, setting: Setting, steps: list[Step], storage: str,
     """A run by the plan; where it does not fit after all, the copies go, then layers keep less."""
     trainer.use(["full"] * len(trainer.engine.layers), [])
     budget, total = budget_of(trainer, policy)
-    policies, copies, promised = planned(trainer.engine, steps, storage, budget)
+    policies, copies, tile, promised = planned(trainer.engine, steps, storage, budget)
     facts = {"budget_gib": round(budget / GIB, 2), "planned": promised}
     if total and policy == "24gib":
         torch.cuda.set_per_process_memory_fraction(LIMIT / total)
     try:
         for retries in range(2 * len(policies) + 1):
-            measured = attempt(trainer, setting, steps, policies, copies)
+            measured = attempt(trainer, setting, steps, policies, copies, tile)
             if measured is not None:
-                return {**measured, **facts, "copies": len(copies), "out_of_memory_before": retries}
+                return {**measured, **facts, "copies": len(copies), "tile": tile, "out_of_memory_before": retries}
             keeping = [number for number, name in enumerate(policies) if name in LOWER]
             if not copies and not keeping:
                 break
@@ -224,11 +222,16 @@ def budget_of(trainer: Trainer, policy: str) -> tuple[int, int]:
 
 
 def attempt(
-    trainer: Trainer, setting: Setting, steps: list[Step], policies: list[str], copies: list[int]
+    trainer: Trainer,
+    setting: Setting,
+    steps: list[Step],
+    policies: list[str],
+    copies: list[int],
+    tile: int | None = None,
 ) -> dict[str, Any] | None:
     """A run; None where memory does not suffice."""
     try:
-        trainer.use(policies, copies)
+        trainer.use(policies, copies, tile)
         return trainer.run(setting, steps)
     except torch.OutOfMemoryError:
         return None

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from whet.engine.memory import POLICIES, Work, activation_peak, fixed_bytes
-from whet.engine.plan import Plan, choose, policy_for, step_seconds
+from whet.engine.plan import TILES, Plan, choose, policy_for, step_seconds
 from whet.engine.rates import H200, card_of, measure
 from whet.engine.shape import Shape, shape_of_config
 
@@ -61,10 +61,10 @@ def test_the_choice_is_the_fastest_of_all(storage: str, gib: int) -> None:
     shape, budget = small(storage=storage), gib * GIB
     plan = choose(shape, BATCH, budget, H200)
     fitting = []
-    for policies in product(POLICIES, repeat=4):
-        peak = sum(fixed_bytes(shape, BATCH.tokens).values()) + activation_peak(shape, BATCH, policies, 1024)
+    for *policies, tile in product(POLICIES, POLICIES, POLICIES, POLICIES, TILES):
+        peak = sum(fixed_bytes(shape, BATCH.tokens).values()) + activation_peak(shape, BATCH, policies, 1024, tile)
         if int(peak * H200.reserved) <= budget:
-            fitting.append(step_seconds(shape, BATCH, H200, policies))
+            fitting.append(step_seconds(shape, BATCH, H200, tuple(policies), tile=tile))
     if not fitting:
         assert not plan.fits or plan.chunk_rows < 1024
         return

@@ -126,8 +126,15 @@ def test_a_probe_that_takes_more_than_planned_lowers_the_plan(model: Any, batche
 def test_a_probe_without_surprise_changes_nothing(model: Any, batches: Batches) -> None:
     planner = planner_of(model, batches, held=MIB)
     first = planner.plan
+    planner.budget = first.peak_bytes + 2 * MIB
     planner.settle(lambda: first.peak_bytes)
-    assert planner.plan == first and planner.missing == MIB
+    assert planner.plan == first and planner.missing == MIB and planner.measured == first.peak_bytes
+
+
+def test_ample_memory_needs_no_probe(model: Any, batches: Batches) -> None:
+    planner = planner_of(model, batches)
+    planner.settle(lambda: pytest.fail("probed"))
+    assert planner.measured is None and set(planner.engine.policies) == {"none"}
 
 
 def test_a_probe_out_of_memory_lowers_until_it_passes(model: Any, batches: Batches) -> None:

@@ -31,6 +31,7 @@ from whet.train.batches import Batches
 SPARE = 512 * 2**20  # bytes of a GPU left to libraries that allocate beside torch
 CPU_SHARE = 0.8  # of the free memory: the data and the tokenizer need some too
 PROBES = 4
+AMPLE = 0.6  # a plan of this share of the budget needs no probe
 STEP_DOWN = 0.05  # share of the budget given up after each shortage
 
 
@@ -80,8 +81,10 @@ class Planner:
             measure: bytes allocated at the highest point of a forward and backward of the largest micro-batch; None
                 where memory did not suffice.
             not_yet: bytes of the plan that are allocated after the probe only (an optimizer's state).
+
+        Where memory is ample the first step comes without a probe.
         """
-        for _ in range(PROBES):
+        for _ in range(0 if self.plan.reserved_bytes <= AMPLE * self.budget else PROBES):
             self.measured = measure()
             tried = self.plan
             if self.measured is None:
