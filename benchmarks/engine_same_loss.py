@@ -87,7 +87,8 @@ def batches(steps: int, rows: int, length: int) -> list[Batch]:
     chosen = [[packed[next(order)] for _ in range(rows)] for _ in range(steps)]
     here = runtime.device()
     made = [collate(items, pad_id=tokenizer.pad_token_id or 0) for items in chosen]
-    return [{name: value.to(here) for name, value in batch.items()} for batch in made]
+    names = ("input_ids", "labels", "position_ids")
+    return [{name: batch[name].to(here) for name in names} for batch in made]
 
 
 def _order(size: int, rows: int) -> Iterator[int]:
@@ -239,8 +240,11 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--rate", type=float, help="of every model; unset: its own")
     parser.add_argument("--dry", action="store_true", help="print the figures, write no result")
     asked = parser.parse_args()
+    if asked.rate:
+        RATES.update(dict.fromkeys(RATES, asked.rate))
     work = batches(asked.steps, asked.rows, asked.length)
     name = "engine_same_loss" if cuda else "engine_same_loss_cpu"
     before = json.loads((RESULTS / f"{name}.json").read_text()) if (RESULTS / f"{name}.json").exists() else {}
@@ -250,7 +254,8 @@ def main() -> int:
     print(settings, flush=True)
     for model in asked.models.split(","):
         for storage in asked.storages.split(","):
-            cases[f"{model} {storage}"] = {**settings, **case(model, storage, work)}
+            title = f"{model} {storage}" + (f" rate {asked.rate:g}" if asked.rate else "")
+            cases[title] = {**settings, **case(model, storage, work)}
             if not asked.dry:
                 record(name, bars={"mean": MEAN_BAR, "step": STEP_BAR}, cases=cases)
     kept = [one["differences"]["engine - plain"]["within_bars"] for one in cases.values()]
