@@ -65,7 +65,7 @@ def test_packed_documents_do_not_see_each_other(tmp_path: Path) -> None:
     def total(dataset: object, gather: object, size: int) -> tuple[float, int]:
         loss, count = 0.0, 0
         for batch in DataLoader(dataset, batch_size=size, collate_fn=partial(gather, pad_id=tokenizer.pad_token_id)):
-            inputs = {key: value.cuda() for key, value in batch.items()}
+            inputs = trainer._prepare_inputs(batch)
             with torch.no_grad():
                 loss += float(trainer._loss_sum(trainer.model, inputs))
             count += int((batch["labels"][:, 1:] != -100).sum())
@@ -75,6 +75,31 @@ def test_packed_documents_do_not_see_each_other(tmp_path: Path) -> None:
     single, n_single = total(PaddedDataset(trainer.prepared), collate_padded, 1)
     assert n_packed == n_single
     assert packed == pytest.approx(single, rel=5e-3)
+
+
+def test_the_plan_keeps_to_the_memory_that_was_given(tmp_path: Path) -> None:
+    """Half way between all and least: probed before the first step, below the limit to the end, same loss."""
+    import torch
+
+    from whet.train.memory_plan import Wish
+
+    settings = {"bf16": True, "max_steps": 8, "per_device_train_batch_size": 24}
+    _, _, roomy = _train(tmp_path, True, **settings)
+    roomy.train()
+    plan = roomy.memory.planner.plan
+    least = min(choice.reserved_bytes for choice in plan.alternatives)
+    limit = (plan.reserved_bytes + least) // 2
+    _, _, tight = _train(tmp_path, True, **settings)
+    tight.wish = Wish(max_memory=limit)
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    tight.train()
+    planner = tight.memory.planner
+    assert set(planner.plan.policies) != {"none"} and planner.measured is not None
+    assert torch.cuda.max_memory_reserved() <= limit
+    assert abs(planner.measured / planner.plan.peak_bytes - 1) < 0.1  # of a small model; the benchmark has real sizes
+    ends = [[line["loss"] for line in run.state.log_history if "loss" in line][-1] for run in (roomy, tight)]
+    assert ends[0] == pytest.approx(ends[1], rel=1e-3)
 
 
 def test_greedy_answer_survives_saving(tmp_path: Path) -> None:
