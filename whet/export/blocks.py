@@ -19,6 +19,7 @@ def encode(
     kind: Type,
     importance: torch.Tensor | None = None,
     device: torch.device | None = None,
+    name: str = "a tensor",
 ) -> np.ndarray:
     """The tensor as ``kind``.
 
@@ -26,6 +27,7 @@ def encode(
         tensor: any float type, on the CPU; for a block type its last dimension is a multiple of the block.
         importance: mean squared input of each column, for a block type.
         device: where a block type is computed; None is where the tensor is.
+        name: of the tensor, for messages.
 
     Returns:
         float32 or float16 in the tensor's shape, else uint8 with the last dimension in bytes.
@@ -33,20 +35,26 @@ def encode(
     Raises:
         ExportError: the tensor holds a number that the type cannot.
     """
-    check_range(tensor, kind)
+    check_range(tensor, kind, name)
     if kind not in _WIDTHS:
         return encode_blocks(tensor, kind, importance, device).numpy()
     converted = tensor.to(_WIDTHS[kind]).contiguous()
     return converted.view(torch.uint8).numpy() if kind == Type.BF16 else converted.numpy()
 
 
-def check_range(tensor: torch.Tensor, kind: Type) -> None:
+def check_range(tensor: torch.Tensor, kind: Type, name: str = "a tensor") -> None:
     """Raise :class:`ExportError` for infinities and NaN, and for what float16 cannot hold where it is asked for."""
     largest = max(-float(tensor.min()), float(tensor.max())) if tensor.numel() else 0.0
     if not np.isfinite(largest):
-        raise ExportError("a weight is infinite or not a number", "finite weights", "train again with a lower rate")
+        raise ExportError(
+            f"{name} holds a weight that is infinite or not a number",
+            "finite weights",
+            "train again with a lower learning rate",
+        )
     if kind == Type.F16 and largest > FLOAT16_LIMIT:
-        raise ExportError(f"a weight of {largest:.3g}", f"at most {FLOAT16_LIMIT:.0f} in f16", "export as bf16 or f32")
+        raise ExportError(
+            f"{name} holds a weight of {largest:.3g}", f"at most {FLOAT16_LIMIT:.0f} in f16", "export as bf16 or f32"
+        )
 
 
 def encoded_bytes(shape: tuple[int, ...], kind: Type) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,8 @@ from typing import Any
 from whet.console import Progress, notice, output_errors, staged_folder, write_text_atomic
 from whet.errors import ExportError
 from whet.export.families.vision import sees
-from whet.export.gguf import write_gguf
+from whet.export.gguf import tensor_bytes, write_ggufs
+from whet.export.importance import Importance, write_importance
 from whet.export.modelfile import HEADER, Template, modelfile
 from whet.export.parameters import Value
 from whet.export.recipes import quant_name
@@ -52,6 +54,7 @@ def write_exports(
     stem: str = STEM,
     stops: Sequence[str] = (),
     no_template: str = "",
+    importance: Importance | None = None,
 ) -> list[Exported]:
     """Write every quantisation and its Modelfile; all files appear at the end, or none.
 
@@ -66,6 +69,7 @@ def write_exports(
         stem: files are called ``<stem>.<quant>.gguf``.
         stops: texts that end an answer, the turn's terminator first; none takes the template's, else the end token.
         no_template: why ``template`` is None although the GGUF holds a chat template (``ChatTemplate.no_go``).
+        importance: an importance matrix for the quantisations; it is written beside them.
 
     Raises:
         ExportError: nothing to write, or something that cannot be expressed.
@@ -84,13 +88,22 @@ def write_exports(
     )
     ends = stops or (vocabulary.tokens[vocabulary.eos_id],)
     texts = {quant: write_text(f"{stem}.{quant}.gguf", template, stops=ends) for quant in wanted}
-    eot = stops[0] if stops else None
-    write = partial(write_gguf, name=name, chat_template=chat_template, context_length=context_length, eot_token=eot)
-    with staged_folder(target) as stage:
-        for quant in wanted:
-            with Progress(f"writing {quant}", total=None, unit="MB") as progress:
-                file = stage / f"{stem}.{quant}.gguf"
-                write(source, tokenizer_dir, file, quant, on_bytes=_megabytes(progress))
+    total = tensor_bytes(source, wanted, importance)
+    with staged_folder(target) as stage, Progress(f"writing {', '.join(wanted)}", total // 10**6, "MB") as progress:
+        write_ggufs(
+            source,
+            tokenizer_dir,
+            {quant: stage / f"{stem}.{quant}.gguf" for quant in wanted},
+            name=name,
+            chat_template=chat_template,
+            context_length=context_length,
+            eot_token=stops[0] if stops else None,
+            importance=importance,
+            importance_file=f"{stem}.imatrix.gguf",
+            on_bytes=_megabytes(progress),
+        )
+        if importance is not None:
+            write_importance(importance, stage / f"{stem}.imatrix.gguf")
         _write_modelfiles(stage, target, texts)
     for quant in wanted:  # a verdict on the file that was here before says nothing about this one
         verdict_path(target / f"{stem}.{quant}.gguf").unlink(missing_ok=True)
@@ -161,13 +174,14 @@ def _keep_other_modelfiles(folder: Path, replaced: set[str]) -> bool:
 
 
 def _megabytes(progress: Progress) -> Callable[[int], None]:
-    """A counter of bytes that advances the progress in whole megabytes."""
-    held = 0
+    """A counter of bytes that advances the progress in whole megabytes, with the speed so far."""
+    held, written, started = 0, 0, time.monotonic()
 
     def add(count: int) -> None:
-        nonlocal held
-        held += count
-        progress.advance(held // 10**6)
+        nonlocal held, written
+        held, written = held + count, written + count
+        speed = written / 1e6 / max(time.monotonic() - started, 1e-3)
+        progress.advance(held // 10**6, **{"MB/s": round(speed, 1)})
         held %= 10**6
 
     return add

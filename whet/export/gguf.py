@@ -1,7 +1,7 @@
 """A model as one GGUF file (specification: ggml's docs/gguf.md).
 
-First the plan (every tensor's name, shape and type), then the header, then the tensors one at a time, so memory holds
-one tensor. The bytes depend on the model and the arguments only.
+First the plan (every tensor's name, shape and type), then the header, then the tensors one at a time (``streaming``).
+The bytes depend on the model and the arguments only.
 """
 
 from __future__ import annotations
@@ -9,33 +9,22 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import gguf
-import numpy as np
 import torch
 
 from whet.console import output_errors
 from whet.errors import ExportError, OutputError
-from whet.export.blocks import encode, encoded_bytes
 from whet.export.families import Config, Family, add_metadata, context_limit, family_of, read_config, rope_tensors
+from whet.export.importance import Importance
 from whet.export.recipes import Mix, file_type, quant_name, tensor_type
+from whet.export.streaming import GgufFile, PlannedTensor, write_tensors
 from whet.export.tensors import EMBEDDING, TensorSource, language_model
 from whet.export.vocabulary import add_vocabulary, read_vocabulary
 
 HEADER_BYTES = 64 * 2**20  # room to keep free for metadata: a large vocabulary takes about 10 MB
-
-
-@dataclass(frozen=True)
-class PlannedTensor:
-    """One tensor of the file, and how to get it in float32."""
-
-    name: str
-    shape: tuple[int, ...]
-    kind: gguf.GGMLQuantizationType
-    read: Callable[[], torch.Tensor]
 
 
 def write_gguf(
@@ -65,35 +54,90 @@ def write_gguf(
         ExportError: an architecture, tokenizer or quantisation that cannot be written.
         OutputError: the disk is full or the place not writable.
     """
-    target, quant, source = Path(out_path), quant_name(quant), language_model(source)
+    target = Path(out_path)
+    write_ggufs(
+        source,
+        tokenizer_dir,
+        {quant_name(quant): target},
+        name=name,
+        chat_template=chat_template,
+        context_length=context_length,
+        eot_token=eot_token,
+        on_bytes=on_bytes,
+    )
+    return target
+
+
+def write_ggufs(
+    source: TensorSource,
+    tokenizer_dir: Path | str,
+    targets: Mapping[str, Path],
+    *,
+    name: str,
+    chat_template: str | None = None,
+    context_length: int | None = None,
+    eot_token: str | None = None,
+    importance: Importance | None = None,
+    importance_file: str = "",
+    device: torch.device | None = None,
+    on_bytes: Callable[[int], None] | None = None,
+) -> None:
+    """Write one file for each quantisation in one pass over the weights; as :func:`write_gguf`.
+
+    Args:
+        targets: quantisation -> file. All appear at the end, or none.
+        importance: weighs the searches of the block formats; ``importance_file`` is named in the metadata.
+        device: where tensors are encoded; None takes the GPU where there is one.
+    """
+    source = language_model(source)
     family = family_of(source.config)
     vocabulary = read_vocabulary(tokenizer_dir, source.shape(EMBEDDING)[0], eot_token, chat_template)
     limit = context_limit(source.config)
     context = min(context_length or limit, limit)
-    plan = plan_tensors(source, family, quant)
-    part = target.with_name(f".{target.name}.part-{os.getpid()}")
-    with output_errors(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _check_room(target, sum(encoded_bytes(tensor.shape, tensor.kind) for tensor in plan))
+    plans = {quant: plan_tensors(source, family, quant, importance) for quant in targets}
+    parts = {quant: target.with_name(f".{target.name}.part-{os.getpid()}") for quant, target in targets.items()}
+    first = next(iter(targets.values()))
+    with output_errors(first):
+        first.parent.mkdir(parents=True, exist_ok=True)
+        _check_room(first, sum(tensor.written_bytes for plan in plans.values() for tensor in plan))
         try:
-            writer = gguf.GGUFWriter(part, gguf.MODEL_ARCH_NAMES[family.arch])
-            _add_header(writer, source, quant, safe_name(name, vocabulary.strips), context)
-            add_vocabulary(writer, vocabulary)
-            _write(writer, plan, on_bytes, target)
-            os.replace(part, target)
+            files = []
+            for quant, plan in plans.items():
+                writer = gguf.GGUFWriter(parts[quant], gguf.MODEL_ARCH_NAMES[family.arch])
+                _add_header(writer, source, quant, safe_name(name, vocabulary.strips), context)
+                if importance is not None:
+                    importance.add_metadata(writer, importance_file)
+                add_vocabulary(writer, vocabulary)
+                files.append(GgufFile(writer, plan, targets[quant]))
+            write_tensors(files, importance, device or _encoding_device(), on_bytes)
+            for quant, target in targets.items():
+                os.replace(parts[quant], target)
         finally:
-            part.unlink(missing_ok=True)
-    return target
+            for part in parts.values():
+                part.unlink(missing_ok=True)
 
 
-def plan_tensors(source: TensorSource, family: Family, quant: str) -> list[PlannedTensor]:
+def tensor_bytes(source: TensorSource, quants: Iterable[str], importance: Importance | None = None) -> int:
+    """Bytes of all tensors in all quantisations: what ``on_bytes`` will count."""
+    source = language_model(source)
+    plans = (plan_tensors(source, family_of(source.config), quant, importance) for quant in quants)
+    return sum(tensor.written_bytes for plan in plans for tensor in plan)
+
+
+def _encoding_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def plan_tensors(
+    source: TensorSource, family: Family, quant: str, importance: Importance | None = None
+) -> list[PlannedTensor]:
     """Every tensor of the file, in a fixed order.
 
     Raises:
         ExportError: a weight that has no place in the format.
     """
     config = read_config(source.config)
-    mix = Mix.of(config, gguf.MODEL_ARCH_NAMES[family.arch])
+    mix = Mix.of(config, gguf.MODEL_ARCH_NAMES[family.arch], importance is not None)
     names = gguf.get_tensor_name_map(family.arch, mix.layers)
     plan = []
     for name in source.names():
@@ -134,37 +178,6 @@ def _add_header(writer: gguf.GGUFWriter, source: TensorSource, quant: str, name:
     add_metadata(writer, read_config(source.config), context)
 
 
-def _write(
-    writer: gguf.GGUFWriter, plan: list[PlannedTensor], on_bytes: Callable[[int], None] | None, target: Path
-) -> None:
-    try:
-        for tensor in plan:
-            size = encoded_bytes(tensor.shape, tensor.kind)
-            dtype = np.dtype(np.float32)  # not looked at: shape and type are given
-            writer.add_tensor_info(tensor.name, tensor.shape, dtype, size, raw_dtype=tensor.kind)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        for tensor in plan:
-            encoded = encode(tensor.read(), tensor.kind)
-            _write_tensor(writer, encoded, target)
-            if on_bytes is not None:
-                on_bytes(encoded.nbytes)
-    finally:
-        writer.close()
-
-
-def _write_tensor(writer: gguf.GGUFWriter, encoded: np.ndarray, target: Path) -> None:
-    try:
-        writer.write_tensor_data(encoded)
-    except OSError as error:
-        if error.errno is None:  # numpy's tofile says only how much it could write
-            raise OutputError(
-                f"the disk is full: cannot write {target} ({error})", fix="free some space, or name another --out"
-            ) from error
-        raise
-
-
 def _check_room(target: Path, tensor_bytes: int) -> None:
     free = shutil.disk_usage(target.parent).free
     needed = tensor_bytes + HEADER_BYTES
@@ -175,4 +188,4 @@ def _check_room(target: Path, tensor_bytes: int) -> None:
         )
 
 
-__all__ = ["PlannedTensor", "plan_tensors", "safe_name", "write_gguf"]
+__all__ = ["PlannedTensor", "plan_tensors", "safe_name", "tensor_bytes", "write_gguf", "write_ggufs"]
