@@ -88,26 +88,22 @@ def write_exports(
     )
     ends = stops or (vocabulary.tokens[vocabulary.eos_id],)
     texts = {quant: write_text(f"{stem}.{quant}.gguf", template, stops=ends) for quant in wanted}
-    total = tensor_bytes(source, wanted, importance)
-    with staged_folder(target) as stage, Progress(f"writing {', '.join(wanted)}", total // 10**6, "MB") as progress:
-        write_ggufs(
-            source,
-            tokenizer_dir,
-            {quant: stage / f"{stem}.{quant}.gguf" for quant in wanted},
-            name=name,
-            chat_template=chat_template,
-            context_length=context_length,
-            eot_token=stops[0] if stops else None,
-            importance=importance,
-            importance_file=f"{stem}.imatrix.gguf",
-            on_bytes=_megabytes(progress),
-        )
+    eot = stops[0] if stops else None
+    write = partial(write_ggufs, name=name, chat_template=chat_template, context_length=context_length, eot_token=eot)
+    with staged_folder(target) as stage:
+        files = {quant: stage / f"{stem}.{quant}.gguf" for quant in wanted}
+        with Progress(f"writing {', '.join(wanted)}", _whole_megabytes(source, wanted, importance), "MB") as progress:
+            write(source, tokenizer_dir, files, importance=importance, on_bytes=_megabytes(progress))
         if importance is not None:
             write_importance(importance, stage / f"{stem}.imatrix.gguf")
         _write_modelfiles(stage, target, texts)
     for quant in wanted:  # a verdict on the file that was here before says nothing about this one
         verdict_path(target / f"{stem}.{quant}.gguf").unlink(missing_ok=True)
     return [_exported(target, stem, quant, wanted[0]) for quant in wanted]
+
+
+def _whole_megabytes(source: TensorSource, quants: Sequence[str], importance: Importance | None) -> int:
+    return tensor_bytes(source, quants, importance) // 10**6
 
 
 def _language_part(source: TensorSource) -> TensorSource:

@@ -78,7 +78,6 @@ def write_ggufs(
     context_length: int | None = None,
     eot_token: str | None = None,
     importance: Importance | None = None,
-    importance_file: str = "",
     device: torch.device | None = None,
     on_bytes: Callable[[int], None] | None = None,
 ) -> None:
@@ -86,7 +85,7 @@ def write_ggufs(
 
     Args:
         targets: quantisation -> file. All appear at the end, or none.
-        importance: weighs the searches of the block formats; ``importance_file`` is named in the metadata.
+        importance: weighs the searches of the block formats.
         device: where tensors are encoded; None takes the GPU where there is one.
     """
     source = language_model(source)
@@ -106,7 +105,7 @@ def write_ggufs(
                 writer = gguf.GGUFWriter(parts[quant], gguf.MODEL_ARCH_NAMES[family.arch])
                 _add_header(writer, source, quant, safe_name(name, vocabulary.strips), context)
                 if importance is not None:
-                    importance.add_metadata(writer, importance_file)
+                    importance.add_metadata(writer)
                 add_vocabulary(writer, vocabulary)
                 files.append(GgufFile(writer, plan, targets[quant]))
             write_tensors(files, importance, device or _encoding_device(), on_bytes)

@@ -19,6 +19,7 @@ from whet.console import output_errors
 from whet.errors import ExportError
 
 SUM, COUNT = ".in_sum2", ".counts"
+FILE = "model.imatrix.gguf"
 TYPE, DATASETS, CHUNKS, CHUNK_SIZE = "imatrix", "imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size"
 
 
@@ -41,9 +42,9 @@ class Importance:
     def of(self, name: str) -> torch.Tensor | None:
         return self.columns.get(name)
 
-    def add_metadata(self, writer: gguf.GGUFWriter, file: str) -> None:
-        """The keys that llama.cpp's quantiser writes."""
-        writer.add_string("quantize.imatrix.file", file)
+    def add_metadata(self, writer: gguf.GGUFWriter) -> None:
+        """The keys that llama.cpp's quantiser writes (tools/quantize)."""
+        writer.add_string("quantize.imatrix.file", FILE)
         writer.add_string("quantize.imatrix.dataset", self.dataset)
         writer.add_uint32("quantize.imatrix.entries_count", len(self.columns))
         writer.add_uint32("quantize.imatrix.chunks_count", self.chunks)
