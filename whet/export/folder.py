@@ -94,12 +94,14 @@ def write_exports(
         files = {quant: stage / f"{stem}.{quant}.gguf" for quant in wanted}
         with Progress(f"writing {', '.join(wanted)}", _whole_megabytes(source, wanted, importance), "MB") as progress:
             write(source, tokenizer_dir, files, importance=importance, on_bytes=_megabytes(progress))
-        if importance is not None:
-            write_importance(importance, stage / f"{stem}.imatrix.gguf")
+        _write_importance(importance, stage / f"{stem}.imatrix.gguf")
         _write_modelfiles(stage, target, texts)
-    for quant in wanted:  # a verdict on the file that was here before says nothing about this one
-        verdict_path(target / f"{stem}.{quant}.gguf").unlink(missing_ok=True)
     return [_exported(target, stem, quant, wanted[0]) for quant in wanted]
+
+
+def _write_importance(importance: Importance | None, file: Path) -> None:
+    if importance is not None:
+        write_importance(importance, file)
 
 
 def _whole_megabytes(source: TensorSource, quants: Sequence[str], importance: Importance | None) -> int:
@@ -144,6 +146,7 @@ def _write_modelfiles(stage: Path, target: Path, texts: dict[str, str]) -> None:
 def _exported(folder: Path, stem: str, quant: str, first: str) -> Exported:
     own = folder / f"Modelfile.{quant}"
     file = folder / f"{stem}.{quant}.gguf"
+    verdict_path(file).unlink(missing_ok=True)  # a verdict on the file that was here before says nothing about this one
     place = folder / "Modelfile" if quant == first and not own.is_file() else own
     return Exported(quant, file, place, file.stat().st_size)
 
