@@ -219,10 +219,10 @@ def compared(losses: dict[str, list[float]]) -> dict[str, Any]:
     return found
 
 
-def case(name: str, storage: str, work: list[Batch]) -> dict[str, Any]:
-    """All runs of one model in one storage."""
+def case(name: str, storage: str, work: list[Batch], runs: list[str]) -> dict[str, Any]:
+    """The runs of one model in one storage."""
     base, losses, seconds = base_model(name, storage), {}, {}
-    for kind in [kind for kind in RUNS if kind != storage]:
+    for kind in [kind for kind in runs if kind != storage]:
         base, losses[kind], seconds[kind] = one_run(base, work, name, storage, kind)
         ends = f"{losses[kind][0]:.4f} -> {losses[kind][-1]:.4f}"
         print(f"{name} {storage} {kind}: {ends}, {seconds[kind]:.1f} s", flush=True)
@@ -240,6 +240,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rows", type=int, default=8)
     parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--runs", default=",".join(RUNS), help="which runs, in this order")
     parser.add_argument("--rate", type=float, help="of every model; unset: its own")
     parser.add_argument("--dry", action="store_true", help="print the figures, write no result")
     asked = parser.parse_args()
@@ -255,7 +256,7 @@ def main() -> int:
     for model in asked.models.split(","):
         for storage in asked.storages.split(","):
             title = f"{model} {storage}" + (f" rate {asked.rate:g}" if asked.rate else "")
-            cases[title] = {**settings, **case(model, storage, work)}
+            cases[title] = {**settings, **case(model, storage, work, asked.runs.split(","))}
             if not asked.dry:
                 record(name, bars={"mean": MEAN_BAR, "step": STEP_BAR}, cases=cases)
     kept = [one["differences"]["engine - plain"]["within_bars"] for one in cases.values()]

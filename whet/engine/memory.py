@@ -37,7 +37,7 @@ from whet.engine.spec import GROUPS, GroupName
 
 POLICIES = ("none", "mlp", "full")  # of layer.py, the most memory first
 MLP_INPUTS = frozenset({"gu", "P2", "Pd"})
-CUBLAS_WORKSPACE = 32 * 2**20  # torch's default for a Hopper GPU; it lies in torch's allocator
+WORKSPACES = 2 * 32 * 2**20  # cuBLAS and cuBLASLt on a Hopper GPU, torch's default; they lie in torch's allocator
 NF4_BLOCK, NF4_GROUP = 64, 256  # weights with one 8-bit scale, scales with one float32 scale
 WIDE = 4  # bytes of float32
 
@@ -103,7 +103,7 @@ def fixed_bytes(shape: Shape, tokens: int, resident: int = 0) -> dict[str, int]:
         "shared buffers": _shared(shape) if nf4 and resident < shape.layers else 0,
         "resident layers": resident * buffer_bytes(shape) if nf4 else 0,
         "batch": tokens * (shape.head_dim * shape.width + 5 * 8),  # cosines and sines; ids, labels, positions, targets
-        "workspace": CUBLAS_WORKSPACE if shape.width == 2 else 0,
+        "workspace": WORKSPACES if shape.width == 2 else 0,
     }
 
 
