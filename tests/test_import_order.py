@@ -34,7 +34,7 @@ RANKS = [
     {"evaluate"},
     {"serve"},
     {"api"},
-    {"notebook_data"},
+    {"notebook_data", "notebook_push"},
     {"notebook", "sample"},
     {"studio", "cli"},
 ]

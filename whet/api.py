@@ -173,3 +173,29 @@ def serve_ollama() -> int:
     from whet.export.ollama_server import serve
 
     return serve()
+
+
+def push(
+    path: Path | str,
+    repo: str,
+    *,
+    to: str | None = None,
+    quants: Sequence[str] = (),
+    private: bool = True,
+    token: str | None = None,
+    license: str | None = None,
+) -> str:
+    """Upload a model to the hub with a card written from its run; see ``whet.export.push``.
+
+    Args:
+        repo: ``owner/name`` on the hub.
+        to: "adapter", "merged" or "gguf"; None is the adapter where there is one.
+        token: None takes the hub's own login.
+        license: an identifier for the card; None takes the base model's.
+
+    Returns:
+        The address of the repository.
+    """
+    from whet.export.push import push_run
+
+    return push_run(str(path), repo, to=to, quants=quants, private=private, token=token, licence=license)

@@ -26,6 +26,7 @@ from whet.models.load import context_length, load_model
 from whet.models.parts import exact_on_cpu
 from whet.models.recompute import recompute
 from whet.notebook_data import describe_template
+from whet.notebook_push import bind_push, push_to_hub, push_to_hub_gguf, push_to_hub_merged, push_tokenizer
 from whet.text.chat import chat_template_of
 from whet.train import sft_trainer
 from whet.train.engine import ASKED
@@ -88,6 +89,7 @@ class FastLanguageModel:
             model.requires_grad_(True)
         _checkpointing(model, use_gradient_checkpointing)
         _bind(model)
+        tokenizer.push_to_hub = MethodType(push_tokenizer, tokenizer)
         describe_template(tokenizer, model.max_seq_length)
         return model, tokenizer
 
@@ -263,6 +265,7 @@ def _bind(model: Any) -> None:
     """Give this instance the saving methods that readers expect."""
     model.save_pretrained_gguf = MethodType(save_pretrained_gguf, model)
     model.save_pretrained_merged = MethodType(save_pretrained_merged, model)
+    bind_push(model)
 
 
 def _checkpointing(model: Any, asked: bool | str) -> None:
@@ -280,6 +283,9 @@ __all__ = [
     "SFTTrainer",
     "describe_template",
     "is_bfloat16_supported",
+    "push_to_hub",
+    "push_to_hub_gguf",
+    "push_to_hub_merged",
     "save_pretrained_gguf",
     "save_pretrained_merged",
 ]

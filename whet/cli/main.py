@@ -23,6 +23,7 @@ VERBS = {
     "train": "Train a model as a YAML file says.",
     "chat": "Talk to a model, or ask it one thing.",
     "export": "Write a model as GGUF with a Modelfile, and prove the file.",
+    "push": "Upload a model to the Hugging Face hub with a card written from its run.",
     "ollama": "Start a local Ollama (serve), or create a model in it from a Modelfile (create).",
     "doctor": "Show device, versions, what is missing and the command that adds it.",
 }
