@@ -105,11 +105,11 @@ def _handler(state: Ollama) -> type[BaseHTTPRequestHandler]:
                 if state.die_in_create and number == 1:
                     self.close_connection = True
                     return
+                if state.create_lines is None and number == len(lines) - 1:
+                    state.models[body["model"]] = body  # there before "success" is said, as in Ollama
                 self.wfile.write(b"%x\r\n%s\n\r\n" % (len(line) + 1, line))
                 self.wfile.flush()
             self.wfile.write(b"0\r\n\r\n")
-            if state.create_lines is None:
-                state.models[body["model"]] = body
 
         def _json(self, status: int, answer: dict[str, Any]) -> None:
             self._reply(status, json.dumps(answer).encode())
