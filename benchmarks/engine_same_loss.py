@@ -39,6 +39,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, get_linear_schedule_with
 from whet import runtime
 from whet.config import parse_config
 from whet.data.loader import PackedDataset, collate
+from whet.data.run_rows import prepare_rows
 from whet.data.sampler import SeededSampler
 from whet.engine.forward import Engine
 from whet.engine.spec import Unsupported
@@ -48,7 +49,6 @@ from whet.sample import train_rows
 from whet.train.base import tokenizer_for
 from whet.train.flat import FlatAdapters
 from whet.train.optim import FlatAdamW
-from whet.train.rows import prepare_rows
 
 RANK, ALPHA, WARMUP, CLIP, SEED, OTHER_SEED = 16, 32, 20, 1.0, 3407, 3408
 MEAN_BAR, STEP_BAR = 1e-3, 5e-3

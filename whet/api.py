@@ -112,27 +112,73 @@ def export(
     path: Path | str,
     *,
     to: str = "gguf",
-    quants: Sequence[str] = ("q8_0",),
+    quants: Sequence[str] = (),
     out: Path | str | None = None,
+    base: Path | str | None = None,
+    dtype: str = "bfloat16",
     system: str | None = None,
     license: str | None = None,
     parameters: Sequence[str] = (),
     proof: bool = True,
 ) -> Any:
-    """Write a model as GGUF with a Modelfile, and compare the file with the model; see ``whet.export.run``.
+    """Write a model in one form, and compare what was written with the model; see ``whet.export.run``.
 
     Args:
+        to: ``gguf`` (with a Modelfile), ``merged``, ``adapter`` or ``adapter-gguf``.
+        quants: of GGUF files; none means q8_0, for an adapter f32.
+        base: the model that an adapter belongs on, where the one named in the adapter is not it.
+        dtype: of a merged model: ``bfloat16``, ``float16`` or ``float32``.
         license: a file, an SPDX identifier or a text; None takes what the base model says.
         parameters: ``NAME=VALUE`` for the Modelfile, such as ``temperature=0``.
     """
-    if to != "gguf":
-        raise ExportError(f"--to {to} is not supported yet", "gguf")
     from whet.export.parameters import read_parameters
 
     asked = read_parameters(parameters)
     from whet.export.run import export_run
 
-    return export_run(path, out, quants, system=system, license=license, parameters=asked, proof=proof)
+    return export_run(
+        path,
+        out,
+        quants,
+        to=to,
+        base=base,
+        dtype=dtype,
+        system=system,
+        license=license,
+        parameters=asked,
+        proof=proof,
+    )
+
+
+def verify(
+    file: Path | str,
+    against: Path | str,
+    *,
+    data: Path | str | None = None,
+    base: Path | str | None = None,
+    positions: int | None = None,
+) -> Any:
+    """Compare an exported model with the trained one; the verdict is also written beside the file.
+
+    Args:
+        file: a GGUF (of a model or of an adapter), a merged folder or an adapter folder.
+        against: the run folder, or any other form of the trained model that ``export`` takes.
+        data: a file of rows to compare on; None takes the run's validation rows, else its last training rows.
+        base: the model that an adapter belongs on, where the one named in the adapter is not it.
+        positions: next-token distributions to compare; None takes 64.
+
+    Returns:
+        ``whet.export.verdict.Verdict``; ``print(file)`` shows it, ``check(file)`` raises below the bar.
+
+    Raises:
+        ModelError: no such file or model.
+        Unproved: a GGUF, and llama.cpp is not installed.
+    """
+    from whet.export.prove import Proof
+    from whet.export.verify import POSITIONS
+
+    place = positions if positions is not None else POSITIONS
+    return Proof(against, base=base, data=data, positions=place).of(file)
 
 
 def ollama_names(name: str, quants: Sequence[str]) -> dict[str, str]:

@@ -109,6 +109,7 @@ class LlamaServer:
         kv_f32: keep keys and values in float32 without flash attention, as an exact comparison needs.
             The default of llama.cpp, float16, shifts logits by about 1e-2.
         n_parallel: requests served at the same time.
+        loras: GGUF files of LoRA adapters to put on the model.
 
     Raises:
         ModelError: the file is missing, is no GGUF, or llama.cpp refuses it.
@@ -116,11 +117,20 @@ class LlamaServer:
     """
 
     def __init__(
-        self, path: Path | str, n_ctx: int = 0, threads: int | None = None, kv_f32: bool = False, n_parallel: int = 1
+        self,
+        path: Path | str,
+        n_ctx: int = 0,
+        threads: int | None = None,
+        kv_f32: bool = False,
+        n_parallel: int = 1,
+        loras: Sequence[Path | str] = (),
     ) -> None:
         self.path = check_gguf(path)
+        adapters = [check_gguf(lora) for lora in loras]
         self._key = secrets.token_hex(16)  # other users of this machine can reach the port, but not the model
         params = _params(self.path, n_ctx * n_parallel, threads, kv_f32, n_parallel, self._key)
+        if adapters:
+            params.lora_adapters = [_lora(adapter) for adapter in adapters]
         try:
             self._server: Any = _xllamacpp().Server(params)
         except RuntimeError as error:
@@ -201,6 +211,20 @@ class LlamaServer:
         """The text that follows ``prompt``, up to a stop or an end token; neither is part of it."""
         return self._post("/completion", _sampling(prompt, max_tokens, temperature, stops, seed))["content"]
 
+    def greedy_ids(self, prompt: Sequence[int], max_tokens: int, stops: Sequence[str] = ()) -> tuple[list[int], bool]:
+        """The tokens that follow ``prompt`` at temperature 0, and whether a stop or an end token ended them.
+
+        An end token is the last of them; of a stop text, tokens may be left over at the end.
+        """
+        body = _sampling(prompt, max_tokens, 0.0, stops, 0) | {"return_tokens": True, "cache_prompt": True}
+        answer = self._post("/completion", body)
+        return list(answer["tokens"]), answer["stop_type"] in ("eos", "word")
+
+    def ends_at(self, token: int) -> bool:
+        """Whether generation ends when ``token`` is drawn."""
+        body = _sampling([token], 2, 0.0, (), 0) | {"logit_bias": [[token, LETTER_BIAS]]}
+        return self._post("/completion", body)["stop_type"] == "eos"
+
     def stream(
         self,
         prompt: str | Sequence[int],
@@ -269,6 +293,12 @@ def _params(path: Path, n_ctx: int, threads: int | None, kv_f32: bool, n_paralle
         params.cache_type_k = params.cache_type_v = lib.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = lib.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     return params
+
+
+def _lora(path: Path) -> Any:
+    adapter = _xllamacpp().CommonAdapterLoraInfo()
+    adapter.path, adapter.scale = str(path), 1.0
+    return adapter
 
 
 def _sampling(

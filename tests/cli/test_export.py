@@ -13,7 +13,7 @@ import whet
 from whet.cli import main
 from whet.errors import Unproved
 from whet.export.run import ExportReport, ProvedFile
-from whet.export.verify import THRESHOLDS, Verdict
+from whet.export.verdict import THRESHOLDS, Verdict
 
 UNPROVED = Unproved("llama.cpp is not installed", fix="pip install 'whet[serve]'")
 
@@ -54,7 +54,7 @@ def test_table_and_exit_code(
     """The writing is replaced, so that every verdict can be had."""
     calls: list[dict[str, Any]] = []
 
-    def export(path: Path, **arguments: Any) -> ExportReport:
+    def export(path: str, **arguments: Any) -> ExportReport:
         calls.append({"path": path, **arguments})
         return report
 
@@ -66,6 +66,6 @@ def test_table_and_exit_code(
     captured = capsys.readouterr()
     assert "m.gguf" in captured.out and "12.0" in captured.out and shown in captured.out
     assert ("pip install 'whet[serve]'" in captured.err) == (code == 3)
-    expected = {"path": Path("run"), "to": "gguf", "quants": ["f16", "q8_0"], "out": None, "system": "be brief"}
-    expected |= {"license": None, "parameters": []}
+    expected = {"path": "run", "to": "gguf", "quants": ["f16", "q8_0"], "out": None, "system": "be brief"}
+    expected |= {"license": None, "parameters": [], "base": None, "dtype": "bfloat16"}
     assert calls == [{**expected, "proof": "--no-proof" not in options}]

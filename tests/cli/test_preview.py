@@ -97,8 +97,8 @@ def test_wikisql(shared: Path, tmp_path: Path) -> None:
 
 def test_figures_are_those_of_the_run(shared: Path, tmp_path: Path) -> None:
     """The same rows are held out, and the same tokens are counted, as when training prepares the data."""
+    from whet.data.run_rows import prepare_rows
     from whet.train.base import longest_row, tokenizer_for
-    from whet.train.rows import prepare_rows
 
     source = {"split": "train[:400]", "type": SQL}
     keys = {"val_set_size": 0.1, "sequence_len": 80, "excess_length_strategy": "truncate"}

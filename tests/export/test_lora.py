@@ -19,6 +19,8 @@ KINDS: dict[str, dict[str, Any]] = {
     "rslora": {"use_rslora": True},
     "patterns": {"rank_pattern": {"q_proj": 4, "layers.1.mlp.down_proj": 2}, "alpha_pattern": {"layers.0.*q_proj": 3}},
     "biases": {"bias": "all"},
+    "dora": {"use_dora": True},
+    "dora with rslora": {"use_dora": True, "use_rslora": True},
     "embedding": {"target_modules": ["q_proj", "embed_tokens"]},
     "head": {"target_modules": ["q_proj", "lm_head"]},
     "saved embedding": {"modules_to_save": ["embed_tokens"]},
@@ -54,7 +56,7 @@ def test_shapes_are_known_without_reading(tiny_llama_dir: Path, make_adapter: Ca
 @pytest.mark.parametrize(
     ("change", "word"),
     [
-        ({"use_dora": True}, "DoRA"),
+        ({"use_dora": True, "fan_in_fan_out": True}, "DoRA"),
         ({"peft_type": "IA3"}, "IA3"),
         ({"init_lora_weights": "pissa_niter_4"}, "pissa"),
     ],

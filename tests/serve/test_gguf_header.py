@@ -6,7 +6,7 @@ import gguf
 import pytest
 
 from whet.errors import ModelError
-from whet.serve.gguf_header import read_header
+from whet.export.gguf_header import read_header
 
 
 def test_values_equal_those_of_the_gguf_package(starter_gguf: Path):

@@ -24,10 +24,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from whet import api, console
 from whet.config import load_config
+from whet.data.run_rows import Rows, prepare_rows
 from whet.errors import DataError, ModelError, OutputError, TrainingError, WhetError
 from whet.train.base import tokenizer_for
 from whet.train.checkpoint import is_complete
-from whet.train.rows import Rows, prepare_rows
 from whet.train.sft import run_sft
 
 WriteConfig = Callable[..., Path]

@@ -7,16 +7,30 @@ from typing import Annotated
 
 import typer
 
+from whet.errors import ExportError
+
 
 def export(
     run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder, adapter or model folder.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="RUN", help="A run, adapter, checkpoint or model folder, a hub name, starter.", show_default=False
+        ),
     ],
-    to: Annotated[str, typer.Option(help="The format.")] = "gguf",
+    to: Annotated[str, typer.Option(metavar="FORM", help="gguf, merged, adapter or adapter-gguf.")] = "gguf",
     quant: Annotated[
-        str, typer.Option(metavar="NAMES", help="Quantisations: f32, f16, bf16, q8_0, q6_k, q4_k_m; several: f16,q8_0.")
-    ] = "q8_0",
+        str | None,
+        typer.Option(
+            metavar="NAMES", help="Quantisations of a GGUF: q8_0 (the default), f32, f16, bf16, ...; several: f16,q8_0."
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files go; else beside the run.")] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="The base model, where the adapter names another one.")
+    ] = None,
+    dtype: Annotated[
+        str, typer.Option(metavar="NAME", help="Of a merged model: bfloat16, float16 or float32.")
+    ] = "bfloat16",
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message of the Modelfile.")] = None,
     license_: Annotated[
         str | None,
@@ -30,16 +44,20 @@ def export(
     ] = None,
     no_proof: Annotated[bool, typer.Option("--no-proof", help="Do not compare the file with the model.")] = False,
 ) -> None:
-    """Write a model as GGUF with a Modelfile, and prove that it is the trained model."""
+    """Write a model in one form, and prove that it is the trained model."""
     from whet import api
 
-    quants = [name.strip() for name in quant.split(",") if name.strip()]
-    names = api.ollama_names(ollama, quants) if ollama is not None else {}
+    quants = [name.strip() for name in (quant or "").split(",") if name.strip()]
+    names = api.ollama_names(ollama, quants or ["q8_0"]) if ollama is not None else {}
+    if names and to != "gguf":
+        raise ExportError(f"--ollama with --to {to}", "--to gguf", "Ollama runs GGUF files")
     report = api.export(
         run,
         to=to,
         quants=quants,
         out=out,
+        base=base,
+        dtype=dtype,
         system=system,
         license=license_,
         parameters=parameter or [],

@@ -20,7 +20,7 @@ from whet.export.modelfile import HEADER, Template, modelfile
 from whet.export.parameters import Value
 from whet.export.recipes import quant_name
 from whet.export.tensors import EMBEDDING, TensorSource, language_model
-from whet.export.verify import verdict_path
+from whet.export.verdict import verdict_path
 from whet.export.vocabulary import read_vocabulary
 
 STEM = "model"

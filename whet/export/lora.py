@@ -1,6 +1,7 @@
 """A LoRA adapter merged into its base, tensor by tensor: W + scaling * B A (Hu et al. 2021), in float32.
 
-Reads PEFT's files. What PEFT can write and this cannot merge exactly is refused by name.
+DoRA (Liu et al. 2024, arXiv 2402.09353) gives each row of that sum the length that was trained. Reads PEFT's files.
+What PEFT can write and this cannot merge exactly is refused by name.
 """
 
 from __future__ import annotations
@@ -21,16 +22,21 @@ from whet.export.tensors import EMBEDDING, HEAD, TensorSource
 
 PREFIX = "base_model.model."
 FACTOR = re.compile(r"^(?P<module>.+)\.lora_(?P<embedding>embedding_)?(?P<side>[AB])(?:\.weight)?$")
+MAGNITUDE = re.compile(r"^(?P<module>.+)\.lora_magnitude_vector(?:\.weight)?$")
 CHANGES_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 @dataclass(frozen=True)
 class Factors:
-    """One weight's A [rank, in] and B [out, rank]; of an embedding the product is turned."""
+    """One weight's A [rank, in] and B [out, rank]; of an embedding the product is turned.
+
+    ``lengths_O`` are DoRA's lengths of the merged rows.
+    """
 
     a_RI: torch.Tensor
     b_OR: torch.Tensor
     embedding: bool
+    lengths_O: torch.Tensor | None = None
 
 
 class AdapterSource:
@@ -57,6 +63,7 @@ class AdapterSource:
         if self._untied:
             self.config["tie_word_embeddings"] = False
         self._check_fit(Path(adapter_folder))
+        self._resize(Path(adapter_folder))
 
     def names(self) -> list[str]:
         extra = [HEAD] if self._untied else []
@@ -70,7 +77,26 @@ class AdapterSource:
     def get(self, name: str) -> torch.Tensor:
         weight = self._replaced[name].float() if name in self._replaced else self.base.get(self._base_name(name))
         factors = self._factors.get(name)
-        return weight if factors is None else weight + self._delta(name, factors)
+        if factors is None:
+            return weight
+        merged_OI = weight + self._delta(name, factors)
+        if factors.lengths_O is None:
+            return merged_OI
+        return merged_OI * (factors.lengths_O.float() / torch.linalg.norm(merged_OI, dim=1))[:, None]
+
+    @property
+    def factors(self) -> dict[str, Factors]:
+        """Each changed weight's factors, by its name."""
+        return dict(self._factors)
+
+    @property
+    def replaced(self) -> list[str]:
+        """Weights that the adapter holds whole."""
+        return sorted(self._replaced)
+
+    def scaling(self, name: str) -> float:
+        """What B A is multiplied with: alpha / rank, or alpha / sqrt(rank) with rsLoRA."""
+        return self._scaling(name, self._factors[name].a_RI.shape[0])
 
     def _delta(self, name: str, factors: Factors) -> torch.Tensor:
         """scaling * B A in the layout of the weight."""
@@ -101,6 +127,18 @@ class AdapterSource:
         if touched == {EMBEDDING, HEAD} and touched <= set(self._replaced):
             return not torch.equal(self._replaced[EMBEDDING], self._replaced[HEAD])
         return bool(touched)
+
+    def _resize(self, folder: Path) -> None:
+        """A vocabulary that grew or shrank: both matrices have the new rows, and the config says so."""
+        rows = {name: self.shape(name)[0] for name in (EMBEDDING, HEAD) if name in self.names()}
+        if len(set(rows.values())) > 1:
+            raise ExportError(
+                f"{folder} gives the embedding {rows[EMBEDDING]} rows and the head {rows[HEAD]}",
+                "one number of tokens in both",
+                "save the adapter again with save_embedding_layers=True",
+            )
+        if EMBEDDING in self._replaced:
+            self.config["vocab_size"] = rows[EMBEDDING]
 
     def _check_fit(self, folder: Path) -> None:
         known = {*self.names(), HEAD}
@@ -136,8 +174,8 @@ def read_adapter_config(folder: Path | str) -> dict[str, Any]:
     problem = ""
     if kind != "LORA":
         problem = f"an adapter of the kind {kind}"
-    elif config.get("use_dora"):
-        problem = "a DoRA adapter (use_dora: true)"
+    elif config.get("use_dora") and config.get("fan_in_fan_out"):
+        problem = "a DoRA adapter with fan_in_fan_out"
     elif config.get("alora_invocation_tokens"):
         problem = "an activated LoRA, which must not be merged"
     elif start.startswith(CHANGES_THE_BASE):
@@ -160,6 +198,7 @@ def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
 def _sort_weights(weights: dict[str, torch.Tensor]) -> tuple[dict[str, Factors], dict[str, torch.Tensor]]:
     """LoRA factors by weight name, and weights that were trained whole (modules_to_save, biases)."""
     halves: dict[str, dict[str, torch.Tensor]] = {}
+    lengths: dict[str, torch.Tensor] = {}
     embeddings: set[str] = set()
     replaced: dict[str, torch.Tensor] = {}
     for key, tensor in weights.items():
@@ -170,6 +209,8 @@ def _sort_weights(weights: dict[str, torch.Tensor]) -> tuple[dict[str, Factors],
             halves.setdefault(weight, {})[found["side"]] = tensor
             if found["embedding"]:
                 embeddings.add(weight)
+        elif length := MAGNITUDE.match(name):
+            lengths[length["module"] + ".weight"] = tensor.flatten()
         elif "lora_" in name or "trainable_tokens" in name:
             raise ExportError(f"the adapter holds {key}, which cannot be merged exactly", "lora_A and lora_B only")
         else:
@@ -177,4 +218,12 @@ def _sort_weights(weights: dict[str, torch.Tensor]) -> tuple[dict[str, Factors],
     for weight, pair in halves.items():
         if set(pair) != {"A", "B"}:
             raise ExportError(f"the adapter has only one half of the change of {weight}", "lora_A and lora_B")
-    return {name: Factors(pair["A"], pair["B"], name in embeddings) for name, pair in halves.items()}, replaced
+    wrong = next((name for name in lengths if name not in halves or name in embeddings), None)
+    if wrong is not None:
+        raise ExportError(
+            f"the adapter holds DoRA lengths of {wrong}", "lengths of linear layers with lora_A and lora_B"
+        )
+    factors = {
+        name: Factors(pair["A"], pair["B"], name in embeddings, lengths.get(name)) for name, pair in halves.items()
+    }
+    return factors, replaced

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from whet.console import staged_folder, write_json_atomic
 from whet.errors import ExportError
+from whet.export.shards import SHARD_BYTES, write_shards
 from whet.export.tensors import TensorSource
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-SHARD_BYTES = 4 * 2**30  # what one save holds in memory
 TOKENIZER_FILES = [
     "tokenizer.json",
     "tokenizer_config.json",
@@ -51,13 +49,22 @@ def write_merged(
     if dtype not in DTYPES:
         raise ExportError(f"no dtype {dtype!r}", f"one of {', '.join(DTYPES)}")
     with staged_folder(out_dir) as stage:
-        _write_weights(source, stage, DTYPES[dtype], shard_bytes)
-        config = {key: value for key, value in source.config.items() if key != "torch_dtype"} | {"dtype": dtype}
-        write_json_atomic(stage / "config.json", config)
+        write_shards(source, stage, DTYPES[dtype], shard_bytes)
+        write_json_atomic(stage / "config.json", _config(source, dtype))
         if tokenizer_dir is not None:
             copy_tokenizer(Path(tokenizer_dir), stage)
         _write_generation_config(source.folder, stage)
+        names = {item.name for item in stage.iterdir()}
+    _remove_old_weights(Path(out_dir), names)
     return Path(out_dir)
+
+
+def _remove_old_weights(folder: Path, written: set[str]) -> None:
+    """Shards of an earlier export with another number of files: some readers load every file that they find."""
+    for pattern in ("model-*-of-*.safetensors", "model.safetensors", "model.safetensors.index.json"):
+        for old in folder.glob(pattern):
+            if old.name not in written:
+                old.unlink()
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -67,34 +74,20 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def _write_weights(source: TensorSource, folder: Path, dtype: torch.dtype, shard_bytes: int) -> None:
-    shards = list(_shards(source, dtype, shard_bytes))
-    index: dict[str, str] = {}
-    total = 0
-    for number, names in enumerate(shards, start=1):
-        many = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        file = "model.safetensors" if len(shards) == 1 else many
-        tensors = {name: source.get(name).to(dtype).contiguous() for name in names}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
-        index |= dict.fromkeys(names, file)
-        total += sum(tensor.nbytes for tensor in tensors.values())
-    if len(shards) > 1:
-        listing = {"metadata": {"total_size": total}, "weight_map": index}
-        write_json_atomic(folder / "model.safetensors.index.json", listing)
+def _config(source: TensorSource, dtype: str) -> dict[str, Any]:
+    """config.json as both transformers 5 and older readers understand it.
 
-
-def _shards(source: TensorSource, dtype: torch.dtype, limit: int) -> Iterator[list[str]]:
-    """Names of weights, cut into groups of at most ``limit`` bytes (a larger weight stands alone)."""
-    names: list[str] = []
-    held = 0
-    for name in source.names():
-        size = torch.Size(source.shape(name)).numel() * dtype.itemsize
-        if names and held + size > limit:
-            yield names
-            names, held = [], 0
-        names.append(name)
-        held += size
-    yield names
+    transformers 5 moved the rotary settings into ``rope_parameters`` and renamed ``torch_dtype``. A reader that knows
+    only the old keys would take its own default for the rotary base, and the model would talk nonsense.
+    """
+    config = dict(source.config) | {"dtype": dtype, "torch_dtype": dtype}
+    rope = config.get("rope_parameters")
+    if isinstance(rope, dict) and "rope_theta" in rope:
+        config.setdefault("rope_theta", rope["rope_theta"])
+        if rope.get("rope_type", "default") != "default":
+            scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+            config.setdefault("rope_scaling", scaling)
+    return config
 
 
 def _write_generation_config(base: Path, folder: Path) -> None:

@@ -3,75 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from jinja2 import TemplateError
 
-from whet.console import notice, table, warn
-from whet.errors import ExportError, ProofFailed, Unproved
-from whet.export.adapter import resolve_source
+from whet.config.nearest import did_you_mean
+from whet.console import notice, warn
+from whet.errors import ExportError, Unproved
+from whet.export.adapter import Origin, find_origin, run_folder_of
+from whet.export.copied import check_copy
 from whet.export.families import context_limit
 from whet.export.folder import write_exports
+from whet.export.forms import FORMS, write_form
 from whet.export.licence import licence_text
 from whet.export.modelfile import PROBE_SYSTEM
 from whet.export.parameters import Value
 from whet.export.probes import Messages
-from whet.export.verify import POSITIONS, Verdict, require_llamacpp, verify_gguf
-from whet.models.load import load_model, load_tokenizer
+from whet.export.prove import Proof
+from whet.export.report import ExportReport, ProvedFile
+from whet.export.verify import POSITIONS, require_llamacpp
+from whet.models.load import load_tokenizer
 from whet.text.chat import ChatTemplate, chat_template_of
 
-
-@dataclass(frozen=True)
-class ProvedFile:
-    """One written GGUF; ``verdict`` is None where it was not compared."""
-
-    quant: str
-    path: Path
-    modelfile: Path
-    bytes: int
-    verdict: Verdict | None = None
-
-
-@dataclass(frozen=True)
-class ExportReport:
-    """All files of one export. ``unproved`` says why nothing was compared, where a proof was asked for."""
-
-    files: list[ProvedFile]
-    unproved: Unproved | None = None
-
-    @property
-    def exit_code(self) -> int:
-        """0 proved (or not asked for), 1 a file is not the trained model, 3 nothing here could compare."""
-        if any(file.verdict is not None and not file.verdict.passed for file in self.files):
-            return ProofFailed.exit_code
-        return Unproved.exit_code if self.unproved is not None else 0
-
-    def check(self) -> None:
-        """Raise :class:`ProofFailed` or :class:`Unproved` where the export is not proved."""
-        failed = [file for file in self.files if file.verdict is not None and not file.verdict.passed]
-        if failed:
-            raise ProofFailed(
-                f"not the trained model: {', '.join(str(file.path) for file in failed)}",
-                fix="do not use these files; the .verify.json beside each says what differs",
-            )
-        if self.unproved is not None:
-            raise self.unproved
-
-    def print(self) -> None:
-        """One row for each file, on stdout."""
-        columns = ["file", "MB", "same tokens", "mean KL", "99% KL", "top-1", "positions", "proof"]
-        table(columns, [_row(file, self.unproved) for file in self.files])
+DEFAULT_QUANTS = ("q8_0",)
 
 
 def export_run(
     path: Path | str,
     out_dir: Path | str | None = None,
-    quants: Sequence[str] = ("q8_0",),
+    quants: Sequence[str] = (),
     *,
+    to: str = "gguf",
+    base: Path | str | None = None,
+    dtype: str = "bfloat16",
     system: str | None = None,
     parameters: Mapping[str, Value] | None = None,
     license: str | None = None,
@@ -80,11 +47,15 @@ def export_run(
     probes: Sequence[Messages] | None = None,
     threads: int | None = None,
 ) -> ExportReport:
-    """Write the GGUF files and Modelfiles of a trained model, then compare each with the model.
+    """Write a trained model in one form, then compare what was written with the model.
 
     Args:
-        path: a run folder, an adapter folder, a checkpoint folder or ``starter``.
-        out_dir: None writes into ``gguf`` in that folder.
+        path: a run folder, an adapter folder, a checkpoint folder, a name on the hub or ``starter``.
+        out_dir: None writes into a folder of the form's name in that folder.
+        quants: of GGUF files, each once; none means q8_0, for an adapter f32.
+        to: one of ``FORMS``.
+        base: the model that an adapter belongs on, where the one named in the adapter is not it.
+        dtype: of a merged model.
         system: a system message for the Modelfile.
         parameters: more PARAMETERs for it, such as ``{"temperature": 0}``.
         license: a file, an SPDX identifier or a text; None takes what the base model says, "" none.
@@ -97,16 +68,57 @@ def export_run(
         ExportError: something that cannot be exported exactly.
         OutputError: the disk is full or the place not writable.
     """
-    source, tokenizer_dir = resolve_source(path)
-    tokenizer = load_tokenizer(str(tokenizer_dir), {})
+    _check_form(to, quants, system)
+    origin = find_origin(path, base)
+    target = Path(out_dir) if out_dir is not None else _beside(path, to)
+    _spare_the_model(target, origin)
+    if to == "gguf":
+        files = _write_gguf(path, origin, target, quants or DEFAULT_QUANTS, system, parameters, license)
+    else:
+        files = write_form(to, origin, target, quants, dtype, name=_name(path))
+    if not proof:
+        return ExportReport(files)
+    if to == "adapter":
+        check_copy(Path(str(origin.place.adapter)), target)
+        return ExportReport([replace(file, copied=True) for file in files])
+    return _prove(files, path, origin, positions, probes, threads)
+
+
+def _prove(
+    files: list[ProvedFile],
+    path: Path | str,
+    origin: Origin,
+    positions: int,
+    probes: Sequence[Messages] | None,
+    threads: int | None,
+) -> ExportReport:
+    if any(file.path.is_file() for file in files):
+        try:
+            require_llamacpp(files[0].path)
+        except Unproved as reason:
+            return ExportReport(files, reason)
+    proof = Proof(path, origin=origin, probes=probes, positions=positions, threads=threads)
+    return ExportReport([replace(file, verdict=proof.of(file.path)) for file in files])
+
+
+def _write_gguf(
+    path: Path | str,
+    origin: Origin,
+    target: Path,
+    quants: Sequence[str],
+    system: str | None,
+    parameters: Mapping[str, Value] | None,
+    license: str | None,
+) -> list[ProvedFile]:
+    source = origin.source
+    tokenizer = load_tokenizer(str(origin.tokenizer_dir), {})
     template = _template(tokenizer)
     pieces = template.pieces if template is not None else None
     if system is not None and pieces is None:
         _check_system(tokenizer)
-    target = Path(out_dir) if out_dir is not None else _beside(path)
     written = write_exports(
         source,
-        tokenizer_dir,
+        origin.tokenizer_dir,
         target,
         quants,
         name=_name(path),
@@ -119,20 +131,24 @@ def export_run(
         parameters=parameters,
         license=licence_text(license, source.folder),
     )
-    files = [ProvedFile(item.quant, item.gguf, item.modelfile, item.bytes) for item in written]
-    return _prove(files, str(path), positions, probes, threads) if proof else ExportReport(files)
+    return [ProvedFile(item.quant, item.gguf, item.modelfile, item.bytes) for item in written]
 
 
-def _prove(
-    files: list[ProvedFile], path: str, positions: int, probes: Sequence[Messages] | None, threads: int | None
-) -> ExportReport:
-    try:
-        require_llamacpp(files[0].path)
-    except Unproved as reason:
-        return ExportReport(files, reason)
-    model, tokenizer = load_model(path, dtype=torch.float32)
-    verdicts = [verify_gguf(file.path, model, tokenizer, probes, positions, threads=threads) for file in files]
-    return ExportReport([replace(file, verdict=verdict) for file, verdict in zip(files, verdicts, strict=True)])
+def _check_form(to: str, quants: Sequence[str], system: str | None) -> None:
+    if to not in FORMS:
+        raise ExportError(f"--to {to}", f"one of {', '.join(FORMS)}", did_you_mean(to, FORMS))
+    if quants and to not in ("gguf", "adapter-gguf"):
+        raise ExportError(f"quantisations for --to {to}", "--to gguf", "leave --quant out")
+    if system is not None and to != "gguf":
+        raise ExportError(f"a system message for --to {to}: only a Modelfile has one", "--to gguf", "leave it out")
+
+
+def _spare_the_model(target: Path, origin: Origin) -> None:
+    """Never write over what is read."""
+    whole = target.resolve()
+    for place in (origin.place.base, origin.place.adapter):
+        if place is not None and whole == Path(place).resolve():
+            raise ExportError(f"{target} is the model that is exported", "another folder", "name another --out")
 
 
 def _template(tokenizer: Any) -> ChatTemplate | None:
@@ -165,38 +181,25 @@ def _check_system(tokenizer: Any) -> None:
         )
 
 
-def _beside(path: Path | str) -> Path:
-    return Path(path) / "gguf" if Path(path).is_dir() else Path(f"{_name(path)}-gguf")
+def _beside(path: Path | str, to: str) -> Path:
+    return Path(path) / FORMS[to] if Path(path).is_dir() else Path(f"{_name(path)}-{FORMS[to]}")
 
 
 def _name(path: Path | str) -> str:
     folder = Path(path)
     whole = folder.resolve() if folder.is_dir() else folder
+    run = run_folder_of(path)
+    if run is not None and whole.name.startswith("checkpoint-"):
+        return f"{run.name}-{whole.name}"
     return whole.parent.name if whole.name in ("adapter", "model") else whole.name
 
 
 def _context(path: Path | str, limit: int) -> int:
     """Tokens of context for Ollama: the length of the training rows, else what the model can."""
-    config = Path(path) / "config.yml"
-    settings = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
+    run = run_folder_of(path)
+    settings = yaml.safe_load((run / "config.yml").read_text(encoding="utf-8")) if run is not None else None
     trained = settings.get("sequence_len") if isinstance(settings, dict) else None
     return min(int(trained), limit) if trained else limit
-
-
-def _row(file: ProvedFile, unproved: Unproved | None) -> list[object]:
-    size, verdict = round(file.bytes / 1e6, 1), file.verdict
-    if verdict is None:
-        return [file.path.name, size, "", "", "", "", "", "unproved" if unproved else "not asked for"]
-    return [
-        file.path.name,
-        size,
-        "yes" if verdict.tokens_identical else "NO",
-        f"{verdict.kl_mean:.1e}",
-        f"{verdict.kl_p99:.1e}",
-        f"{verdict.top1_agreement:.1%}",
-        verdict.positions,
-        "passed" if verdict.passed else "FAILED",
-    ]
 
 
 __all__ = ["ExportReport", "ProvedFile", "export_run"]

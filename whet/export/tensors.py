@@ -1,4 +1,4 @@
-"""Where an export reads weights from: a checkpoint folder, or one with a LoRA adapter merged on the way.
+"""Where an export reads weights from: a checkpoint folder, in 16 or 32 bit or in NF4.
 
 Tensors come one at a time, in float32, so that a model larger than memory can be written.
 """
@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from whet.errors import ExportError
 from whet.export.families.vision import language_config, sees
+from whet.export.fourbit import FourBitSource, is_four_bit
 
 EMBEDDING = "model.embed_tokens.weight"
 HEAD = "lm_head.weight"
@@ -40,19 +41,38 @@ class TensorSource(Protocol):
         ...
 
 
+def open_checkpoint(folder: Path | str) -> TensorSource:
+    """The weights of a checkpoint folder; those of an NF4 checkpoint as the values that they stand for.
+
+    Raises:
+        ExportError: no weights, a damaged file, or weights quantised in another way.
+    """
+    config = _read_config(Path(folder))
+    if is_four_bit(config):
+        return FourBitSource(CheckpointSource(folder, quantised=True))
+    return CheckpointSource(folder)
+
+
 class CheckpointSource:
     """A folder of safetensors, in one file or in shards.
+
+    Args:
+        quantised: read it although its weights are quantised; :meth:`get` is then right for some of them only.
 
     Raises:
         ExportError: no weights, a damaged file, or weights in 4 or 8 bit.
     """
 
-    def __init__(self, folder: Path | str) -> None:
+    def __init__(self, folder: Path | str, quantised: bool = False) -> None:
         self.folder = Path(folder)
         self.config = _read_config(self.folder)
+        if not quantised:
+            _refuse_quantised(self.folder, self.config)
         stored = _weight_files(self.folder)
         self._stored_name = {_present_name(name): name for name in stored}
         self._file_of = {name: stored[old] for name, old in self._stored_name.items()}
+        # Some families are tied unless their config says otherwise; then it says nothing, and there is no head.
+        self.config.setdefault("tie_word_embeddings", HEAD not in self._file_of)
         self._open: dict[str, Any] = {}
 
     def names(self) -> list[str]:
@@ -64,7 +84,11 @@ class CheckpointSource:
         return tuple(self._handle(name).get_slice(self._stored_name[name]).get_shape())
 
     def get(self, name: str) -> torch.Tensor:
-        return self._handle(name).get_tensor(self._stored_name[name]).float()
+        return self.raw(name).float()
+
+    def raw(self, name: str) -> torch.Tensor:
+        """The tensor as it lies in the file."""
+        return self._handle(name).get_tensor(self._stored_name[name])
 
     def _handle(self, name: str) -> Any:
         file = self._file_of.get(name)
@@ -115,15 +139,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
     file = folder / "config.json"
     if not file.is_file():
         raise ExportError(f"no config.json in {folder}", "the folder of a model", "check the path")
-    config = json.loads(file.read_text(encoding="utf-8"))
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def _refuse_quantised(folder: Path, config: dict[str, Any]) -> None:
     method = (config.get("quantization_config") or {}).get("quant_method")
     if method:
         raise ExportError(
             f"{folder} holds weights quantised with {method}",
             "the 16-bit base model: an exact export cannot be made from a quantised one",
-            "name the 16-bit model as base (the same name without -bnb-4bit or the like)",
+            "name the 16-bit model with --base (the same name without -bnb-4bit or the like)",
         )
-    return config
 
 
 def _weight_files(folder: Path) -> dict[str, str]:

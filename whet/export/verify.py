@@ -1,82 +1,37 @@
-"""The proof: a GGUF in llama.cpp against the trained model in transformers, both read exactly.
+"""The proof: an exported model against the trained one, both read exactly.
 
-Compared are the token ids of probe conversations, the prompt that llama.cpp makes with the template in the file, and
-next-token distributions over the whole vocabulary at a stated number of positions. llama.cpp runs with a float32 KV
-cache and without flash attention, so that what differs is the file and not the run.
+A GGUF is read by llama.cpp, a merged folder by transformers. Compared are the token ids of probe conversations, the
+prompt that the template in the file makes of them, where an answer ends, next-token distributions over the whole
+vocabulary at a stated number of positions of the probes and of held-out rows, and answers at temperature 0. llama.cpp
+runs with a float32 KV cache and without flash attention, so that what differs is the file and not the run.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from whet.console import Progress, write_json_atomic
+from whet.console import Progress
 from whet.errors import MissingDependency, ModelError, Unproved
+from whet.export.gguf_header import read_header
+from whet.export.greedy import Answer, judge_answers
+from whet.export.heldout import HeldOut
 from whet.export.modelfile import Template
 from whet.export.probes import DEFAULT_PROBES, Messages, RenderedProbe, render_probes
+from whet.export.recipes import QUANTS, file_type
+from whet.export.reference import Reference
+from whet.export.texts import Texts, texts_of
+from whet.export.verdict import THRESHOLDS, Thresholds, Verdict, judge, verdict_path, write_verdict
 from whet.export.vocabulary import prompt_lead
 from whet.llamacpp import LlamaServer, available
+from whet.text.chat import chat_template_of
 
 POSITIONS = 64
+ANSWER_TOKENS = 48  # of a greedy answer
 CONTEXT_STEP = 256  # llama.cpp rounds its context to this
-TIE = 0.05  # two best log-probabilities closer than this count as one choice
-VISIBLE = -50.0  # log-probabilities below are noise in float32, and left out of the largest difference
-
-
-@dataclass(frozen=True)
-class Thresholds:
-    """The bar for one quantisation: mean KL in nats at most, top-1 agreement at least."""
-
-    kl_mean: float
-    top1_agreement: float
-    max_abs_logprob_diff: float | None = None
-
-
-# Above what a right file shows and below what a wrong one does; tests/export/test_starter.py has measured figures.
-THRESHOLDS = {
-    "f32": Thresholds(1e-6, 0.99, 1e-3),
-    "f16": Thresholds(1e-4, 0.98),
-    "bf16": Thresholds(5e-3, 0.95),
-    "q8_0": Thresholds(1e-2, 0.95),
-    "q6_k": Thresholds(5e-2, 0.90),
-    "q4_k_m": Thresholds(0.3, 0.60),
-}
-# llama.cpp's name for the file type -> ours
-_FILE_TYPES = {
-    "all F32": "f32",
-    "F16": "f16",
-    "BF16": "bf16",
-    "Q8_0": "q8_0",
-    "Q6_K": "q6_k",
-    "Q4_K - Medium": "q4_k_m",
-}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the comparison found. KL is KL(trained || file) in nats a token.
-
-    ``template_identical`` is None where the file or the model has no template to compare.
-    """
-
-    quant: str
-    tokens_identical: bool
-    template_identical: bool | None
-    eos_identical: bool
-    kl_mean: float
-    kl_p99: float
-    top1_agreement: float
-    max_abs_logprob_diff: float
-    positions: int
-    probes: int
-    passed: bool
-    thresholds: Thresholds
 
 
 def verify_gguf(
@@ -88,42 +43,67 @@ def verify_gguf(
     *,
     template: Template | None = None,
     threads: int | None = None,
+    held_out: HeldOut | None = None,
+    base_gguf: Path | str | None = None,
 ) -> Verdict:
     """Compare a GGUF with the trained model and write the verdict beside it (``<file>.verify.json``).
 
     Args:
-        reference_model: the trained model in transformers, float32.
+        reference_model: the trained model in transformers, float32; or a :class:`Reference`.
         tokenizer: its tokenizer, as saved with it.
         probes: conversations; None takes ``DEFAULT_PROBES``.
-        positions: next-token distributions to compare, spread evenly over all probes.
-        template: what the model was trained with, where that is not the tokenizer's own template.
+        positions: next-token distributions to compare: half of them in the held-out rows, where there are any.
+        template: what the model was trained with, where that is not the tokenizer's own.
+        held_out: rows for half of the positions, for the perplexity and for answers.
+        base_gguf: ``gguf_path`` is a LoRA adapter, and this the model that it belongs on.
 
     Raises:
         Unproved: llama.cpp is not installed here; the message has the command that installs it.
         ModelError: llama.cpp cannot load the file.
     """
     require_llamacpp(gguf_path)
+    reference = _reference(reference_model, tokenizer)
     rendered = render_probes(tokenizer, template, DEFAULT_PROBES if probes is None else probes)
-    documents = [_token_ids(tokenizer, probe) for probe in rendered]
-    room = -(-(max(map(len, documents)) + 16) // CONTEXT_STEP) * CONTEXT_STEP
-    with LlamaServer(gguf_path, n_ctx=room, threads=threads, kv_f32=True) as server:
+    texts = texts_of(tokenizer, rendered, held_out, positions)
+    room = -(-(texts.longest + ANSWER_TOKENS + 16) // CONTEXT_STEP) * CONTEXT_STEP
+    model, loras = (gguf_path, []) if base_gguf is None else (base_gguf, [gguf_path])
+    with LlamaServer(model, n_ctx=room, threads=threads, kv_f32=True, loras=loras) as server:
         properties = server.properties()
-        same_tokens = _same_tokens(server, rendered, documents, tokenizer)
-        same_template = _same_template(server, rendered, tokenizer, properties)
-        same_eos = properties.get("eos_token") == tokenizer.eos_token
-        reference_PV = torch.cat(list(_reference_logprobs(reference_model, documents, positions))).numpy()
-        found_PV = _found_logprobs(server, documents, positions, reference_PV.shape[1])
-    quant = _FILE_TYPES.get(str(properties.get("model_ftype")), str(properties.get("model_ftype")))
-    verdict = judge(quant, reference_PV, found_PV, len(rendered), same_tokens, same_template, same_eos)
-    versions = {name: version(name) for name in ("whet", "xllamacpp", "transformers", "torch")}
-    written = {"file": Path(gguf_path).name, **asdict(verdict), "versions": versions}
-    write_json_atomic(verdict_path(gguf_path), written)
+        same = (
+            _same_tokens(server, rendered, texts, tokenizer),
+            _same_template(server, rendered, tokenizer, properties),
+            properties.get("eos_token") == tokenizer.eos_token,
+        )
+        ends, stops = terminators(tokenizer)
+        terminators_end = all(server.ends_at(token) for token in ends)
+        answers = _answers(server, texts.prompts, stops)
+        read, places = [*texts.documents, *_read_answers(answers)], [*texts.places, *_answer_places(answers)]
+        trained = reference.logprobs(read, places)
+        reference_PV = np.concatenate(trained[: len(texts.places)])
+        found_PV = _found_logprobs(server, texts, reference_PV.shape[1])
+    verdict = judge(
+        _kind(model),
+        reference_PV,
+        found_PV,
+        len(rendered),
+        *same,
+        next_P=texts.next_P,
+        perplexity_on=texts.what,
+        greedy=judge_answers(answers, trained[len(texts.documents) :], ends),
+        terminators_end=terminators_end,
+    )
+    write_verdict(gguf_path, verdict)
     return verdict
 
 
-def verdict_path(gguf_path: Path | str) -> Path:
-    """Where the verdict of a file stands."""
-    return Path(f"{gguf_path}.verify.json")
+def _reference(model: Any, tokenizer: Any) -> Reference:
+    return model if isinstance(model, Reference) else Reference(model, tokenizer)
+
+
+def _kind(path: Path | str) -> str:
+    """The quantisation that a file says it has; whet's name, or the number in the file."""
+    number = read_header(path).get("general.file_type")
+    return next((quant for quant in QUANTS if file_type(quant) == number), f"file type {number}")
 
 
 def require_llamacpp(gguf_path: Path | str) -> None:
@@ -138,52 +118,22 @@ def require_llamacpp(gguf_path: Path | str) -> None:
         ) from error
 
 
-def judge(
-    quant: str,
-    reference_PV: np.ndarray,
-    found_PV: np.ndarray,
-    probes: int,
-    tokens_identical: bool = True,
-    template_identical: bool | None = None,
-    eos_identical: bool = True,
-) -> Verdict:
-    """The verdict on log-probabilities of shape [positions, vocabulary]."""
-    probability_PV = np.exp(reference_PV)
-    kl_P = (probability_PV * (reference_PV - found_PV)).sum(-1)
-    best_P = reference_PV.max(-1)
-    chosen_P = np.take_along_axis(reference_PV, found_PV.argmax(-1)[:, None], -1)[:, 0]
-    visible_PV = reference_PV > VISIBLE
-    bar = THRESHOLDS.get(quant, THRESHOLDS["q4_k_m"])
-    kl_mean, top1 = float(kl_P.mean()), float((chosen_P >= best_P - TIE).mean())
-    largest = float(np.abs(reference_PV - found_PV)[visible_PV].max())
-    passed = tokens_identical and eos_identical and template_identical is not False
-    passed = passed and kl_mean <= bar.kl_mean and top1 >= bar.top1_agreement
-    if bar.max_abs_logprob_diff is not None:
-        passed = passed and largest <= bar.max_abs_logprob_diff
-    return Verdict(
-        quant=quant,
-        tokens_identical=tokens_identical,
-        template_identical=template_identical,
-        eos_identical=eos_identical,
-        kl_mean=kl_mean,
-        kl_p99=float(np.quantile(kl_P, 0.99)),
-        top1_agreement=top1,
-        max_abs_logprob_diff=largest,
-        positions=len(kl_P),
-        probes=probes,
-        passed=bool(passed),
-        thresholds=bar,
-    )
+def terminators(tokenizer: Any) -> tuple[list[int], list[str]]:
+    """Token ids at which an answer ends, and the stop texts that are no single token."""
+    template = chat_template_of(tokenizer)
+    texts = [tokenizer.eos_token, *(template.stops if template is not None else ())]
+    ids, stops = [], []
+    vocabulary = tokenizer.get_vocab()
+    for text in dict.fromkeys(text for text in texts if text):
+        if text in vocabulary:
+            ids.append(vocabulary[text])
+        else:
+            stops.append(text)
+    return ids, stops
 
 
-def _token_ids(tokenizer: Any, probe: RenderedProbe) -> list[int]:
-    return list(tokenizer(probe.text, add_special_tokens=probe.plain)["input_ids"])
-
-
-def _same_tokens(
-    server: LlamaServer, rendered: Sequence[RenderedProbe], documents: Sequence[list[int]], tokenizer: Any
-) -> bool:
-    for probe, ids in zip(rendered, documents, strict=True):
+def _same_tokens(server: LlamaServer, rendered: Sequence[RenderedProbe], texts: Texts, tokenizer: Any) -> bool:
+    for probe, ids in zip(rendered, texts.documents, strict=False):  # the probes come first
         text = probe.text if probe.plain else prompt_lead(tokenizer, probe.text) + probe.text
         if server.tokenize(text, add_special=probe.plain) != ids:
             return False
@@ -209,30 +159,42 @@ def _same_template(
     return True
 
 
-def _chosen_positions(documents: Sequence[Sequence[int]], positions: int) -> list[list[int]]:
-    """For each document the lengths of the prefixes to compare, spread evenly over all tokens of all documents."""
-    everywhere = [(which, length) for which, ids in enumerate(documents) for length in range(1, len(ids) + 1)]
-    count = min(positions, len(everywhere))
-    picked = [everywhere[round(step)] for step in np.linspace(0, len(everywhere) - 1, count)]
-    return [[length for which, length in picked if which == document] for document in range(len(documents))]
+def _answers(server: LlamaServer, prompts: Sequence[list[int]], stops: Sequence[str]) -> list[Answer]:
+    answers = []
+    with Progress("answering in llama.cpp", len(prompts), "prompts") as progress:
+        for prompt in prompts:
+            tokens, ended = server.greedy_ids(prompt, ANSWER_TOKENS, stops)
+            answers.append(Answer(list(prompt), tokens, ended))
+            progress.advance()
+    return [answer for answer in answers if answer.tokens]
 
 
-def _reference_logprobs(model: Any, documents: Sequence[list[int]], positions: int) -> Iterator[torch.Tensor]:
-    """Log-probabilities of the chosen positions in float64, one tensor [chosen, vocabulary] for each document."""
-    for ids, lengths in zip(documents, _chosen_positions(documents, positions), strict=True):
-        with torch.inference_mode():
-            ids_1T = torch.tensor([ids], device=model.device)
-            logits_TV = model(input_ids=ids_1T, use_cache=False).logits[0]
-            rows = torch.tensor([length - 1 for length in lengths], dtype=torch.long, device=logits_TV.device)
-            yield logits_TV[rows].double().log_softmax(-1).cpu()
+def _read_answers(answers: Sequence[Answer]) -> list[list[int]]:
+    return [answer.prompt + answer.tokens[:-1] for answer in answers]
 
 
-def _found_logprobs(server: LlamaServer, documents: Sequence[list[int]], positions: int, vocab: int) -> np.ndarray:
-    chosen = _chosen_positions(documents, positions)
+def _answer_places(answers: Sequence[Answer]) -> list[list[int]]:
+    """The token before each written one: what follows it is compared."""
+    return [[len(answer.prompt) - 1 + step for step in range(len(answer.tokens))] for answer in answers]
+
+
+def _found_logprobs(server: LlamaServer, texts: Texts, vocab: int) -> np.ndarray:
     rows = []
-    with Progress("proving in llama.cpp", total=sum(map(len, chosen)), unit="positions") as progress:
-        for ids, lengths in zip(documents, chosen, strict=True):
-            for length in lengths:
-                rows.append(server.next_logprobs(ids[:length], vocab))
+    with Progress("proving in llama.cpp", total=len(texts.next_P), unit="positions") as progress:
+        for ids, places in zip(texts.documents, texts.places, strict=True):
+            for place in places:
+                rows.append(server.next_logprobs(ids[: place + 1], vocab))
                 progress.advance()
     return np.stack(rows)
+
+
+__all__ = [
+    "POSITIONS",
+    "THRESHOLDS",
+    "Thresholds",
+    "Verdict",
+    "judge",
+    "require_llamacpp",
+    "verdict_path",
+    "verify_gguf",
+]

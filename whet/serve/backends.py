@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from whet.errors import ModelError
+from whet.export.gguf_header import read_header
 from whet.llamacpp import LlamaServer
-from whet.serve.gguf_header import read_header
 
 GGUF_CONTEXT = 8192  # tokens: keys and values of 128k tokens would take gigabytes; a file that can less gets less
 

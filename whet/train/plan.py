@@ -14,6 +14,7 @@ from whet.config import RunConfig
 from whet.config.sizes import format_size, parse_size
 from whet.console import format_seconds, table
 from whet.data.loader import PackedDataset, PaddedDataset
+from whet.data.run_rows import Rows, prepare_rows
 from whet.engine.memory import Work
 from whet.engine.plan import Goal, Plan, choose, policy_for
 from whet.engine.rates import H200, CardRates, card_of, measure
@@ -24,7 +25,6 @@ from whet.models.load import config_of
 from whet.train.base import base_name, longest_row, tokenizer_for
 from whet.train.batches import count_batches
 from whet.train.fallback import weights_asked
-from whet.train.rows import Rows, prepare_rows
 
 GOALS = {"fastest": "fastest that fits", "smallest": "least memory"}
 GOALS |= {"full": "all layers full", "mlp": "all layers mlp", "none": "all layers none"}

@@ -20,13 +20,13 @@ from whet.data.audit_report import AuditReport
 from whet.data.collect import Source
 from whet.data.records import ChatRecord, LabelRecord, PreferenceRecord, Record
 from whet.data.row_check import RowCheck
+from whet.data.run_rows import open_sources
 from whet.data.tokens import RecordEncoder
 from whet.errors import DataError
 from whet.models.load import config_of
 from whet.text.chat import chat_template_of
 from whet.text.encode import Encoded
 from whet.train.base import base_name, longest_row, tokenizer_for
-from whet.train.rows import open_sources
 
 Row = tuple[Record, list[Encoded], float]  # with its weight
 

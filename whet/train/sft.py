@@ -21,6 +21,7 @@ from whet.config import RunConfig
 from whet.config.sizes import parse_size
 from whet.console import notice, output_errors, staged_folder, write_text_atomic
 from whet.data.loader import PackedDataset, PaddedDataset, Prepared, collate, collate_padded
+from whet.data.run_rows import Rows, prepare_rows
 from whet.engine.plan import policy_for
 from whet.models.adapters import ALL_LINEAR, add_lora
 from whet.models.load import load_model
@@ -31,7 +32,6 @@ from whet.train.checkpoint import newest_complete, set_aside
 from whet.train.fallback import weights_asked
 from whet.train.manifest import write_manifest
 from whet.train.memory_plan import Wish
-from whet.train.rows import Rows, prepare_rows
 from whet.train.template import settle_template
 from whet.train.trainer import WhetTrainer
 
