@@ -127,7 +127,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep memory that torch frees on a CPU, instead of handing every large tensor back.
 
     By default each tensor of some hundred KiB or more is new memory, and the kernel fills it page by page on first use:
-    a tenth to a fifth of a training step of a small model (docs/experiments.md). glibc only; elsewhere nothing happens.
+    a tenth of a training step of a small model (docs/experiments.md). glibc only; elsewhere nothing happens.
     """
     import ctypes
 
