@@ -73,10 +73,12 @@ def joined_differently(vocabulary: dict[str, int], merges: list[tuple[str, ...]]
     """How many tokens llama.cpp can join from other parts than the tokenizer does, or at another moment.
 
     None of a vocabulary that SentencePiece made: each way to cut such a token in two known parts is a merge, and these
-    follow each other.
+    follow each other. (Runs of one character do not count: Gemma's share one score, and their order changes nothing.)
     """
     count = 0
     for token, ranks in _ranks(merges).items():
+        if len(set(token)) == 1:
+            continue
         cuts = sum(token[:place] in vocabulary and token[place:] in vocabulary for place in range(1, len(token)))
         count += cuts != len(ranks) or ranks[-1] - ranks[0] >= len(ranks)
     return count
