@@ -131,6 +131,8 @@ def _build(case: Case, folder: Path) -> Made:
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:  # norms of one and biases of zero would hide a mistake
                 parameter.add_(0.2 * torch.randn_like(parameter))
+                if case.kind.startswith("Gemma") and "post_" in name:
+                    parameter.sub_(0.6)  # as trained: a layer adds less than is there
             else:  # quantisation errors grow from layer to layer in a random model: no large weights but in q and k
                 turned = name.endswith(("q_proj.weight", "k_proj.weight", "qkv_proj.weight"))
                 parameter.normal_(std=0.05 if turned else 0.03)
