@@ -16,6 +16,7 @@ from conftest import THREADS
 
 from whet.export.families import context_limit
 from whet.export.gguf import write_gguf
+from whet.export.lora import AdapterSource
 from whet.export.tensors import CheckpointSource
 from whet.export.verify import verify_gguf
 from whet.llamacpp import LlamaServer
@@ -182,3 +183,59 @@ def test_context_limits(make: Callable[[str], Made]) -> None:
         name: context_limit(CheckpointSource(make(name).folder).config) for name in ("mistral", "gemma-2", "phi-3")
     }
     assert limits == {"mistral": 256, "gemma-2": 1024, "phi-3": 1024}
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "change"),
+    [
+        ("gemma-2", "input_layernorm", lambda weight: weight - 1.0),  # the 1 forgotten
+        ("gemma-3", "q_norm", lambda weight: weight * 0.5),
+        ("qwen3", "k_norm", lambda weight: weight.flip(0)),
+        ("phi-3", "qkv_proj", lambda weight: weight.roll(256, 0)),
+        ("phi-3", "gate_up_proj", lambda weight: weight.roll(512, 0)),  # gate and up in each other's place
+        ("mistral", "k_proj", lambda weight: weight.reshape(2, 16, 2, -1).transpose(1, 2).reshape(weight.shape)),
+    ],
+)
+def test_a_mistake_fails(
+    name: str,
+    part: str,
+    change: Callable[[torch.Tensor], torch.Tensor],
+    make: Callable[[str], Made],
+    needs_llamacpp: None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = make(name)
+    source = CheckpointSource(made.folder)
+    right = source.get
+    monkeypatch.setattr(source, "get", lambda weight: change(right(weight)) if part in weight else right(weight))
+    file = write_gguf(source, made.folder, tmp_path / "m.gguf", "f32", name="orders")
+    verdict = verify_gguf(file, made.model, made.tokenizer, positions=10, threads=THREADS)
+    assert verdict.tokens_identical
+    assert not verdict.passed
+
+
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("gemma-2, its own scale", ["q_proj", "v_proj", "down_proj"]),
+        ("phi-3", ["qkv_proj", "gate_up_proj", "o_proj"]),
+        ("qwen3", ["q_proj", "k_proj", "up_proj"]),
+    ],
+)
+def test_an_adapter_is_merged(
+    name: str,
+    modules: list[str],
+    make: Callable[[str], Made],
+    make_adapter: Callable[..., Path],
+    load_float32: Callable[..., Any],
+    needs_llamacpp: None,
+    tmp_path: Path,
+) -> None:
+    made = make(name)
+    adapter = make_adapter(made.folder, target_modules=modules, lora_alpha=4)
+    source = AdapterSource(CheckpointSource(made.folder), adapter)
+    file = write_gguf(source, made.folder, tmp_path / "m.gguf", "f16", name="orders")
+    tuned = load_float32(made.folder, adapter)
+    assert verify_gguf(file, tuned, made.tokenizer, positions=10, threads=THREADS).passed
+    assert not verify_gguf(file, made.model, made.tokenizer, positions=10, threads=THREADS).passed
