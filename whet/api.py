@@ -119,6 +119,7 @@ def export(
     system: str | None = None,
     license: str | None = None,
     parameters: Sequence[str] = (),
+    imatrix: Path | str | None = None,
     proof: bool = True,
 ) -> Any:
     """Write a model in one form, and compare what was written with the model; see ``whet.export.run``.
@@ -130,6 +131,7 @@ def export(
         dtype: of a merged model: ``bfloat16``, ``float16`` or ``float32``.
         license: a file, an SPDX identifier or a text; None takes what the base model says.
         parameters: ``NAME=VALUE`` for the Modelfile, such as ``temperature=0``.
+        imatrix: texts for an importance matrix: ``run``, a file of text or rows, or a matrix in GGUF; None: no matrix.
     """
     from whet.export.parameters import read_parameters
 
@@ -146,6 +148,7 @@ def export(
         system=system,
         license=license,
         parameters=asked,
+        imatrix=imatrix,
         proof=proof,
     )
 

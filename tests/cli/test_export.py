@@ -67,5 +67,5 @@ def test_table_and_exit_code(
     assert "m.gguf" in captured.out and "12.0" in captured.out and shown in captured.out
     assert ("pip install 'whet[serve]'" in captured.err) == (code == 3)
     expected = {"path": "run", "to": "gguf", "quants": ["f16", "q8_0"], "out": None, "system": "be brief"}
-    expected |= {"license": None, "parameters": [], "base": None, "dtype": "bfloat16"}
+    expected |= {"license": None, "parameters": [], "imatrix": None, "base": None, "dtype": "bfloat16"}
     assert calls == [{**expected, "proof": "--no-proof" not in options}]

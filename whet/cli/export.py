@@ -9,6 +9,11 @@ import typer
 
 from whet.errors import ExportError
 
+Imatrix = Annotated[
+    str | None,
+    typer.Option(metavar="TEXTS", help="Importance matrix from: run (its own rows), a file of texts, or a .gguf."),
+]
+
 
 def export(
     run: Annotated[
@@ -21,13 +26,11 @@ def export(
     quant: Annotated[
         str | None,
         typer.Option(
-            metavar="NAMES", help="Quantisations of a GGUF: q8_0 (the default), f32, f16, bf16, ...; several: f16,q8_0."
+            metavar="NAMES", help="Of a GGUF: q8_0 (the default), f32 f16 bf16 q6_k q5_k_m ... q2_k; several: f16,q8_0."
         ),
     ] = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Where the files go; else beside the run.")] = None,
-    base: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="The base model, where the adapter names another one.")
-    ] = None,
+    base: Annotated[str | None, typer.Option(metavar="MODEL", help="Of an adapter that names another one.")] = None,
     dtype: Annotated[
         str, typer.Option(metavar="NAME", help="Of a merged model: bfloat16, float16 or float32.")
     ] = "bfloat16",
@@ -42,6 +45,7 @@ def export(
     ollama: Annotated[
         str | None, typer.Option(metavar="NAME", help="Create the model in Ollama; its address is OLLAMA_HOST's.")
     ] = None,
+    imatrix: Imatrix = None,
     no_proof: Annotated[bool, typer.Option("--no-proof", help="Do not compare the file with the model.")] = False,
 ) -> None:
     """Write a model in one form, and prove that it is the trained model."""
@@ -61,6 +65,7 @@ def export(
         system=system,
         license=license_,
         parameters=parameter or [],
+        imatrix=imatrix,
         proof=not no_proof,
     )
     report.print()

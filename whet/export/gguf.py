@@ -96,6 +96,8 @@ def write_ggufs(
     plans = {quant: plan_tensors(source, family, quant, importance) for quant in targets}
     parts = {quant: target.with_name(f".{target.name}.part-{os.getpid()}") for quant, target in targets.items()}
     first = next(iter(targets.values()))
+    if importance is not None:
+        importance.check({tensor.name: tensor.shape for tensor in plans[next(iter(plans))]})
     with output_errors(first):
         first.parent.mkdir(parents=True, exist_ok=True)
         _check_room(first, sum(tensor.written_bytes for plan in plans.values() for tensor in plan))

@@ -14,15 +14,18 @@ from whet.config.nearest import did_you_mean
 from whet.console import notice, warn
 from whet.errors import ExportError, Unproved
 from whet.export.adapter import Origin, find_origin, run_folder_of
+from whet.export.calibration import OWN_ROWS, calibration_texts, collect_importance
 from whet.export.copied import check_copy
-from whet.export.families import context_limit
+from whet.export.families import context_limit, family_of
 from whet.export.folder import write_exports
 from whet.export.forms import FORMS, write_form
+from whet.export.importance import Importance, read_importance
 from whet.export.licence import licence_text
 from whet.export.modelfile import PROBE_SYSTEM
 from whet.export.parameters import Value
 from whet.export.probes import Messages
 from whet.export.prove import Proof
+from whet.export.reference import load_reference
 from whet.export.report import ExportReport, ProvedFile
 from whet.export.verify import POSITIONS, require_llamacpp
 from whet.models.load import load_tokenizer
@@ -42,6 +45,7 @@ def export_run(
     system: str | None = None,
     parameters: Mapping[str, Value] | None = None,
     license: str | None = None,
+    imatrix: Path | str | None = None,
     proof: bool = True,
     positions: int = POSITIONS,
     probes: Sequence[Messages] | None = None,
@@ -59,6 +63,7 @@ def export_run(
         system: a system message for the Modelfile.
         parameters: more PARAMETERs for it, such as ``{"temperature": 0}``.
         license: a file, an SPDX identifier or a text; None takes what the base model says, "" none.
+        imatrix: texts for an importance matrix: ``run``, a file of text or rows, or a matrix in GGUF; None: no matrix.
         positions: next-token distributions to compare for each file.
         probes: conversations to compare on; None takes whet's own.
         threads: CPU threads of llama.cpp; None leaves the choice to it.
@@ -69,11 +74,12 @@ def export_run(
         OutputError: the disk is full or the place not writable.
     """
     _check_form(to, quants, system)
+    _check_imatrix(to, imatrix)
     origin = find_origin(path, base)
     target = Path(out_dir) if out_dir is not None else _beside(path, to)
     _spare_the_model(target, origin)
     if to == "gguf":
-        files = _write_gguf(path, origin, target, quants or DEFAULT_QUANTS, system, parameters, license)
+        files = _write_gguf(path, origin, target, quants or DEFAULT_QUANTS, system, parameters, license, imatrix)
     else:
         files = write_form(to, origin, target, quants, dtype, name=_name(path))
     if not proof:
@@ -109,6 +115,7 @@ def _write_gguf(
     system: str | None,
     parameters: Mapping[str, Value] | None,
     license: str | None,
+    imatrix: Path | str | None,
 ) -> list[ProvedFile]:
     source = origin.source
     tokenizer = load_tokenizer(str(origin.tokenizer_dir), {})
@@ -130,8 +137,31 @@ def _write_gguf(
         num_ctx=_context(path, context_limit(source.config)),
         parameters=parameters,
         license=licence_text(license, source.folder),
+        importance=_importance(imatrix, path, origin) if imatrix is not None else None,
     )
     return [ProvedFile(item.quant, item.gguf, item.modelfile, item.bytes) for item in written]
+
+
+def _importance(asked: Path | str, path: Path | str, origin: Origin) -> Importance:
+    if Path(asked).suffix == ".gguf":
+        return read_importance(asked)
+    texts = calibration_texts(asked, path, load_tokenizer(str(origin.tokenizer_dir), {}))
+    reference = load_reference(origin, str(path))
+    if reference.streamed:
+        raise ExportError(
+            "an importance matrix of a model that does not fit into memory here",
+            "a machine with more memory, or a matrix that was made on one (--imatrix FILE.gguf)",
+        )
+    return collect_importance(reference.model, texts, family_of(origin.source.config).arch)
+
+
+def _check_imatrix(to: str, imatrix: Path | str | None) -> None:
+    if imatrix is None:
+        return
+    if to != "gguf":
+        raise ExportError(f"an importance matrix for --to {to}", "--to gguf", "leave it out")
+    if str(imatrix) != OWN_ROWS and not Path(imatrix).is_file():
+        raise ExportError(f"no file {imatrix} for --imatrix", f"a file, or {OWN_ROWS} for the run's own rows")
 
 
 def _check_form(to: str, quants: Sequence[str], system: str | None) -> None:
