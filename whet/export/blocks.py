@@ -35,26 +35,34 @@ def encode(
     Raises:
         ExportError: the tensor holds a number that the type cannot.
     """
-    check_range(tensor, kind, name)
     if kind not in _WIDTHS:
-        return encode_blocks(tensor, kind, importance, device).numpy()
+        try:
+            return encode_blocks(tensor, kind, importance, device).numpy()
+        except ValueError as error:
+            raise _not_finite(name) from error
+    check_range(tensor, kind, name)
     converted = tensor.to(_WIDTHS[kind]).contiguous()
     return converted.view(torch.uint8).numpy() if kind == Type.BF16 else converted.numpy()
 
 
 def check_range(tensor: torch.Tensor, kind: Type, name: str = "a tensor") -> None:
     """Raise :class:`ExportError` for infinities and NaN, and for what float16 cannot hold where it is asked for."""
-    largest = max(-float(tensor.min()), float(tensor.max())) if tensor.numel() else 0.0
+    low, high = torch.aminmax(tensor)
+    largest = max(-float(low), float(high))
     if not np.isfinite(largest):
-        raise ExportError(
-            f"{name} holds a weight that is infinite or not a number",
-            "finite weights",
-            "train again with a lower learning rate",
-        )
+        raise _not_finite(name)
     if kind == Type.F16 and largest > FLOAT16_LIMIT:
         raise ExportError(
             f"{name} holds a weight of {largest:.3g}", f"at most {FLOAT16_LIMIT:.0f} in f16", "export as bf16 or f32"
         )
+
+
+def _not_finite(name: str) -> ExportError:
+    return ExportError(
+        f"{name} holds a weight that is infinite or not a number",
+        "finite weights",
+        "train again with a lower learning rate",
+    )
 
 
 def encoded_bytes(shape: tuple[int, ...], kind: Type) -> int:

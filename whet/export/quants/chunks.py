@@ -53,6 +53,9 @@ def encode_matrix(
 
     Returns:
         uint8 of shape [rows, columns / block * block_bytes], on the matrix's device.
+
+    Raises:
+        ValueError: a weight that is not finite.
     """
     rows, columns = weight_OI.shape
     encoded = torch.empty(rows, columns // block * block_bytes, dtype=torch.uint8, device=weight_OI.device)
@@ -62,6 +65,9 @@ def encode_matrix(
 
     def encode_rows(first: int) -> None:
         rows_RI = weight_OI[first : first + step].to(device).float()
+        low, high = torch.aminmax(rows_RI)
+        if not torch.isfinite(high - low):
+            raise ValueError("infinite or not a number")
         blocks = _blocks(rows_RI, block, importance_I)
         packed = encoder(blocks)
         encoded[first : first + step] = packed.t().reshape(len(rows_RI), -1)
