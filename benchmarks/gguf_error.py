@@ -2,7 +2,8 @@
 
     python benchmarks/gguf_error.py
 
-KL(transformers || llama.cpp) in nats a token over 64 positions, float32 KV cache, no flash attention.
+KL(transformers || llama.cpp) in nats a token over 64 positions, float32 KV cache, no flash attention; answers
+at temperature 0; perplexity. The bars in whet/export/verdict.py stand above these.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ import torch
 from record import record
 from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
+from whet.export.recipes import QUANTS
 from whet.export.run import export_run
 from whet.models.names import STARTER, starter_folder
 
-QUANTS = ["f32", "f16", "bf16", "q8_0", "q6_k", "q4_k_m"]
 FIELDS = ("max_abs_logprob_diff", "kl_mean", "kl_p99", "top1_agreement", "positions", "tokens_identical")
+FIELDS += ("greedy", "perplexity_trained", "perplexity_file", "perplexity_on", "passed", "failed")
 
 
 def tiny_qwen2(folder: Path) -> Path:

@@ -27,7 +27,7 @@ class Thresholds:
     perplexity_delta: float = 1.0
 
 
-# Above what a right file shows and below what a wrong one does: benchmarks/results/export_proof.json has the figures
+# Above what a right file shows and below what a wrong one does: benchmarks/results/gguf_error.json has the figures
 # of the starter, of a trained run and of a tiny random model (which exaggerates). Equal leading tokens are judged where
 # the weights are all but exact: with fewer bits one close choice ends them early, and they are shown without a bar.
 THRESHOLDS = {
