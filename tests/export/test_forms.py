@@ -176,3 +176,32 @@ def test_the_model_is_never_written_over(tiny_llama_dir: Path) -> None:
     with pytest.raises(ExportError, match="is the model"):
         export_run(tiny_llama_dir, tiny_llama_dir, to="merged")
     assert {file.name: file.stat().st_mtime_ns for file in tiny_llama_dir.iterdir()} == before
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_resized_embeddings(tied: bool, tiny_llama_dir: Path, needs_llamacpp: None, tmp_path: Path) -> None:
+    """Tokens were added in training: PEFT saves both matrices whole, and the export has their rows."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base = tmp_path / "base"
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.float32)
+    if not tied:
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(0.05 * torch.randn_like(model.lm_head.weight))
+    model.save_pretrained(base)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
+    tokenizer.save_pretrained(base)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|new|>", "<|other|>"]})
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    tuned = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=4, target_modules=["q_proj"]))
+    adapter = tmp_path / "adapter"
+    tuned.save_pretrained(adapter)
+    tokenizer.save_pretrained(adapter)
+    for form in ("gguf", "merged"):
+        quants = ["f32"] if form == "gguf" else []
+        report = export_run(adapter, tmp_path / form, quants, to=form, positions=8, threads=THREADS)
+        report.check()
+    config = json.loads((tmp_path / "merged/config.json").read_text())
+    assert (config["vocab_size"], config["tie_word_embeddings"]) == (len(tokenizer), tied)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
@@ -135,12 +135,25 @@ def _with_adapter(model: Any, folder: Path, trainable: bool) -> Any:
     from peft import PeftModel
 
     try:
+        _resize_for(model, folder)
         with quiet_peft():
             wrapped = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"the adapter in {folder} does not load: {_first_line(error)}", "a PEFT adapter") from error
     save_offline(wrapped)
     return wrapped
+
+
+def _resize_for(model: Any, folder: Path) -> None:
+    """Give the embedding as many rows as the adapter saved: tokens were added or taken away in training."""
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        return
+    with safe_open(file, framework="pt") as weights:
+        name = next((key for key in weights.keys() if key.endswith("embed_tokens.weight")), None)  # noqa: SIM118
+        rows = weights.get_slice(name).get_shape()[0] if name is not None else None
+    if rows is not None and rows != model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(rows, mean_resizing=False)
 
 
 def _from_pretrained(kind: Any, name: str, options: dict[str, Any]) -> Any:
