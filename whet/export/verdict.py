@@ -27,9 +27,9 @@ class Thresholds:
     perplexity_delta: float = 1.0
 
 
-# Above what a right file shows and below what a wrong one does: benchmarks/results/gguf_error.json has the figures of
-# the starter and of a tiny random model. Equal leading tokens are judged where the weights are all but exact: with fewer
-# bits one close choice ends them early (8% to 70% of the starter's), and they are shown without a bar.
+# Above what a right file shows and below what a wrong one does: benchmarks/results/gguf_error.json has the figures
+# of the starter and of a tiny random model. Equal leading tokens are judged where the weights are all but exact: with
+# fewer bits one close choice ends them early (8% to 70% of the starter's), and they are shown without a bar.
 THRESHOLDS = {
     "f32": Thresholds(1e-6, 0.99, 1e-3, 0.99, 0.001),
     "f16": Thresholds(1e-4, 0.98, None, 0.80, 0.01),
