@@ -169,3 +169,18 @@ def test_a_base_that_cannot_be_had(run_folder: Path) -> None:
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert "'nobody/no-such-base'" in done.stdout, done.stderr
+
+
+def test_the_runs_own_rows_make_an_importance_matrix(run_folder: Path) -> None:
+    from whet.export.importance import read_importance
+
+    rows = [{"messages": [{"role": "user", "content": f"{i} orders?"}, {"role": "assistant", "content": "Yes."}]}
+            for i in range(30)]  # fmt: skip
+    (run_folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    entry = f"datasets:\n  - path: {run_folder / 'rows.jsonl'}\n    type: chat_template\n"
+    (run_folder / "config.yml").write_text(f"base_model: tiny\nsequence_len: 384\nadapter: lora\n{entry}")
+    export_run(run_folder, quants=["q4_0"], imatrix="run", proof=False)
+    made = read_importance(run_folder / "gguf/model.imatrix.gguf")
+    assert made.dataset == "the run's training rows"
+    assert made.chunks == 30
+    assert len(made.columns) == 14
