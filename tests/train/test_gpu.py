@@ -102,7 +102,8 @@ def test_the_plan_keeps_to_the_memory_that_was_given(tmp_path: Path) -> None:
     planner = tight.memory.planner
     assert set(planner.plan.policies) != {"none"} and planner.measured is not None
     assert torch.cuda.max_memory_reserved() <= limit
-    assert abs(planner.measured / planner.plan.peak_bytes - 1) < 0.1  # of a small model; the benchmark has real sizes
+    expected = planner.plan.peak_bytes + planner.missing
+    assert abs(planner.measured / expected - 1) < 0.1  # of a small model; the benchmark has real sizes
     assert [line["loss"] for line in tight.state.log_history if "loss" in line] == pytest.approx(losses, rel=1e-3)
 
 

@@ -87,6 +87,7 @@ class TestTheRunFolder:
         assert manifest["data"]["rows"] == rows - 5 and len(manifest["data"]["sha256"]) == 64
         assert 0 < manifest["data"]["trained_tokens"] < manifest["data"]["tokens"]
         assert manifest["chat_template"] == "frame" and manifest["train_tokens_per_second"] > 0
+        assert manifest["forward"] == "engine" and manifest["memory"]["layers_keep"] == "2 x none"
 
     def test_the_tokenizer_speaks_the_frame_of_the_rows(self, lora_run: Path) -> None:
         tokenizer = AutoTokenizer.from_pretrained(lora_run / "adapter")

@@ -22,7 +22,7 @@ from whet.engine.spec import GROUPS, GroupName
 TRILLION = 1e12
 BACKWARD_FLOPS = 2.5  # of attention, as multiples of its forward: five products where the forward has two
 LAUNCHES = {"none": 59, "mlp": 63, "full": 73}  # kernels of a layer's forward and backward, counted in layer.py
-TILE_LOSS = {4096: 0.03, 2048: 0.06}  # rows of the MLP at once -> what its products lose (estimated)
+TILE_LOSS = {4096: 0.03, 2048: 0.06}  # rows of the MLP at once -> what its products lose (engine_plan.json)
 ADAM_BYTES = 28 + 6  # a parameter: weight, gradient, two moments read, three written; the operand refreshed
 
 

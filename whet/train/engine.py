@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from whet.console import notice
 from whet.engine.check import self_check
 from whet.engine.forward import Engine
 from whet.engine.kernels.available import triton_problem
@@ -14,24 +13,24 @@ from whet.engine.spec import Unsupported
 ASKED = "gradient_checkpointing_asked"  # on a model instance: what its user wrote for use_gradient_checkpointing
 
 
-def engine_for(model: Any, *, processes: int = 1) -> Engine | None:
-    """An engine that computes what the model computes, checked here; None, with a notice that says why, otherwise.
+def engine_for(model: Any, *, processes: int = 1) -> Engine | str:
+    """An engine that computes what the model computes, checked here; otherwise why the model's own forward runs.
 
     Args:
         processes: of the run; several need gradients to be summed, which only the model's own forward does yet.
     """
     if processes > 1:
-        return _none("several processes train together")
+        return "several processes train together"
     device = next(model.parameters()).device
     if device.type == "cuda" and triton_problem():
-        return _none(triton_problem())
+        return triton_problem()
     engine = Engine.attach(model)
     if isinstance(engine, Unsupported):
-        return _none(engine.reason)
+        return engine.reason
     problem = self_check(engine.spec, engine.run_layer, model)
     if problem:
         engine.release()
-        return _none(problem)
+        return problem
     return engine
 
 
@@ -43,8 +42,3 @@ def goal_of(model: Any, args: Any) -> Goal:
     if asked is None and any(getattr(part, "gradient_checkpointing", False) for part in model.modules()):
         return "full"
     return policy_for(asked)
-
-
-def _none(reason: str) -> Engine | None:
-    notice(f"the model's own forward is used, not the engine: {reason}", key="engine")
-    return None

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import torch
+
 from whet.config.sizes import format_size
 from whet.console import notice
 from whet.engine.plan import Goal
@@ -54,6 +56,15 @@ class Memory:
                 taken = f"takes {format_size(peak)}" if peak else "does not fit"
                 notice(f"memory: without gradient checkpointing the largest micro-batch {taken}; it is used")
                 recompute(self.model)
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest: what layers kept, and bytes of a GPU at the highest point."""
+        device = next(self.model.parameters()).device
+        peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
+        if self.planner is None:
+            return {"peak_bytes": peak}
+        plan = self.planner.plan
+        return {"layers_keep": str(plan), "planned_peak_bytes": plan.peak_bytes, "peak_bytes": peak}
 
     def lower(self) -> bool:
         """After a shortage. False where nothing can be given up."""

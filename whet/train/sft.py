@@ -107,6 +107,8 @@ def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
         train_seconds=round(result.seconds, 2),
         train_tokens_per_second=round(result.tokens_per_second, 1),
         train_loss=result.loss,
+        forward=trainer.forward,
+        memory=trainer.memory.facts() if trainer.memory is not None else {},
     )
     return result
 

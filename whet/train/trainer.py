@@ -42,6 +42,10 @@ class WhetTrainer(Trainer):
         metrics: where log lines go; None: nowhere.
         interruptible: let Ctrl-C end the run with a checkpoint.
         wish: what was asked of memory.
+
+    Attributes:
+        forward: "engine", or why the model's own forward runs.
+        memory: of the training that runs or has run.
     """
 
     control: TrainerControl
@@ -77,6 +81,7 @@ class WhetTrainer(Trainer):
         self._released = False
         self.halves = halves(self.accelerator.unwrap_model(self.model))
         self.wish = wish
+        self.forward = ""
         self.memory: Memory | None = None
         self.engine = self._engine() if train_dataset else None
         if self.engine is None and self.halves is None:
@@ -92,7 +97,13 @@ class WhetTrainer(Trainer):
 
     def _engine(self) -> Engine | None:
         own = self.accelerator.unwrap_model(self.model)
-        return engine_for(own, processes=self.accelerator.num_processes)
+        found = engine_for(own, processes=self.accelerator.num_processes)
+        if isinstance(found, Engine):
+            self.forward = "engine"
+            return found
+        self.forward = f"the model's own: {found}"
+        notice(f"the model's own forward is used, not the engine: {found}", key="engine")
+        return None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler:
         """Random order; single rows of like length stand in one batch, so that little is padded."""
@@ -127,8 +138,8 @@ class WhetTrainer(Trainer):
         self.interrupt.install()
         if self._released:
             self.engine, self._released = self._engine(), False
-        self.memory = self._plan()
         try:
+            self.memory = self._plan()
             with memory_limit(self.args.device, self.wish.max_memory):
                 return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
         except torch.OutOfMemoryError as error:
