@@ -170,7 +170,7 @@ def test_every_quantisation_is_proved(
     name: str, make: Callable[[str], Made], needs_llamacpp: None, tmp_path: Path
 ) -> None:
     made = make(name)
-    for quant in ("f16", "q8_0", "q6_k", "q4_k_m"):
+    for quant in ("f16", "q8_0", "q6_k", "q5_k_m", "q4_k_m"):
         file = _write(made, tmp_path, quant)
         verdict = verify_gguf(file, made.model, made.tokenizer, positions=10, threads=THREADS)
         assert verdict.quant == quant
