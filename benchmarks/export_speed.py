@@ -3,21 +3,27 @@
     python benchmarks/export_speed.py [--shape 8b|tiny] [--quants q4_k_m[,q8_0]] [--folder DIR] [--device cuda|cpu]
 
 The checkpoint's pages are dropped from the cache first, so that reading is from the disk. Reading, encoding and writing
-overlap in the export; alone they show which one it waits for.
+overlap in the export, which runs in a process of its own; alone they show which one it waits for. The process's own
+memory (not the mapped pages of the checkpoint) is sampled while it writes.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import gguf
+import psutil
 import torch
 from record import record
 from safetensors.torch import save_file
@@ -29,6 +35,7 @@ from whet.export.gguf import plan_tensors, write_ggufs
 from whet.export.tensors import CheckpointSource
 from whet.models.names import starter_folder
 
+POOL = 2**24 + 3
 SHAPES: dict[str, dict[str, int]] = {
     "8b": {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32,
            "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128},
@@ -60,8 +67,9 @@ def make_checkpoint(folder: Path, shape: dict[str, int]) -> int:
     index: dict[str, str] = {}
     count = 0
     generator = torch.Generator().manual_seed(1)
+    pool = (0.02 * torch.randn(POOL, generator=generator)).bfloat16()
     for stem, names in files.items():
-        tensors = {f"{name}.weight": _random(size, generator) for name, size in names.items()}
+        tensors = {f"{name}.weight": _random(size, pool, generator) for name, size in names.items()}
         save_file(tensors, folder / f"{stem}.safetensors", metadata={"format": "pt"})
         index |= dict.fromkeys(tensors, f"{stem}.safetensors")
         count += sum(tensor.numel() for tensor in tensors.values())
@@ -69,8 +77,12 @@ def make_checkpoint(folder: Path, shape: dict[str, int]) -> int:
     return count
 
 
-def _random(size: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
-    return (0.02 * torch.randn(size, generator=generator)).bfloat16() if len(size) > 1 else torch.ones(size).bfloat16()
+def _random(size: tuple[int, ...], pool: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Normal numbers out of a pool, from a place of its own: drawing eight billion takes minutes."""
+    if len(size) == 1:
+        return torch.ones(size).bfloat16()
+    count, start = math.prod(size), int(torch.randint(len(pool), (1,), generator=generator))
+    return pool.roll(-start).repeat(-(-count // len(pool)))[:count].reshape(size)
 
 
 def drop_from_cache(folder: Path) -> None:
@@ -116,12 +128,9 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     encode(tiny, gguf.GGMLQuantizationType.Q4_K, None, device)  # the device's start is not the export's
     drop_from_cache(folder)
     targets = {quant: out / f"{quant}.gguf" for quant in quants}
-    started = time.perf_counter()
-    write_ggufs(CheckpointSource(folder), folder, targets, name="speed", device=device)
-    for target in targets.values():
-        with target.open("rb") as opened:
-            os.fsync(opened.fileno())
-    whole = time.perf_counter() - started
+    child = [sys.executable, __file__, "--child", str(folder), "--quants", options.quants, "--device", options.device]
+    export = json.loads(subprocess.run(child, stdout=subprocess.PIPE, check=True, text=True).stdout.splitlines()[-1])
+    whole = export["seconds"]
     sizes = {quant: target.stat().st_size for quant, target in targets.items()}
     for target in targets.values():
         target.unlink()
@@ -132,19 +141,58 @@ def measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         "encoded_on": str(device),
         "threads": torch.get_num_threads(),
         "seconds": round(whole, 2),
+        "seconds_with_start": export["seconds_with_start"],
+        "own_memory_gib": export["own_memory_gib"],
+        "largest_tensor_gib": export["largest_tensor_gib"],
         "weights_per_second": round(weights * len(quants) / whole),
         "file_bytes": sizes,
         f"seconds_alone_{quants[0]}": alone,
     }
 
 
+def export_alone(folder: Path, options: argparse.Namespace) -> dict[str, float]:
+    """The export, and the most memory of its own that the process held."""
+    source, peak, done = CheckpointSource(folder), [0], threading.Event()
+    before = own_memory()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            peak[0] = max(peak[0], own_memory() - before)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    targets = {quant: folder.parent / "out" / f"{quant}.gguf" for quant in options.quants.split(",")}
+    started = time.perf_counter()
+    write_ggufs(source, folder, targets, name="speed", device=torch.device(options.device))
+    for target in targets.values():
+        with target.open("rb") as opened:
+            os.fsync(opened.fileno())
+    seconds = time.perf_counter() - started
+    done.set()
+    watcher.join()
+    largest = max(math.prod(source.shape(name)) for name in source.names()) * 4  # in float32
+    figures = {"own_memory_gib": peak[0] / 2**30, "largest_tensor_gib": largest / 2**30, "seconds": seconds}
+    figures["seconds_with_start"] = time.time() - psutil.Process().create_time()
+    return {name: round(value, 2) for name, value in figures.items()}
+
+
+def own_memory() -> int:
+    """Bytes that are no mapped file."""
+    fields = psutil.Process().memory_info()
+    return int(fields.rss - fields.shared)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--shape", choices=list(SHAPES), default="8b")
     parser.add_argument("--quants", default="q4_k_m")
     parser.add_argument("--folder", default=None, help="where the checkpoint is made; it is removed at the end")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    if options.child:
+        print(json.dumps(export_alone(options.child, options)))
+        return
     with tempfile.TemporaryDirectory(dir=options.folder) as scratch:
         figures = measure(options, Path(scratch))
     record(f"export_speed_{options.shape}_{options.device.split(':')[0]}", **figures)
