@@ -120,6 +120,7 @@ def export(
     license: str | None = None,
     parameters: Sequence[str] = (),
     imatrix: Path | str | None = None,
+    positions: int | None = None,
     proof: bool = True,
 ) -> Any:
     """Write a model in one form, and compare what was written with the model; see ``whet.export.run``.
@@ -132,6 +133,7 @@ def export(
         license: a file, an SPDX identifier or a text; None takes what the base model says.
         parameters: ``NAME=VALUE`` for the Modelfile, such as ``temperature=0``.
         imatrix: texts for an importance matrix: ``run``, a file of text or rows, or a matrix in GGUF; None: no matrix.
+        positions: next-token distributions that the proof of a file compares; None: 64.
     """
     from whet.export.parameters import read_parameters
 
@@ -150,6 +152,7 @@ def export(
         parameters=asked,
         imatrix=imatrix,
         proof=proof,
+        **({} if positions is None else {"positions": positions}),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -32,6 +33,16 @@ def test_a_real_export(tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.Capt
     assert {"Modelfile", "Modelfile.f16", "Modelfile.q8_0"} <= names
     assert len([name for name in names if name.endswith(".gguf")]) == 2
     assert all(str(path) in shown for path in out.glob("*.gguf"))
+
+
+def test_how_many_positions_are_compared(
+    tiny_llama_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("xllamacpp")
+    command = ["export", str(tiny_llama_dir), "--quant", "f16", "--out", str(tmp_path), "--positions", "6"]
+    assert main.run(command) == 0
+    verdict = json.loads((tmp_path / "model.f16.gguf.verify.json").read_text())
+    assert verdict["positions"] == 6 and verdict["passed"]
 
 
 @pytest.mark.parametrize(
@@ -67,5 +78,12 @@ def test_table_and_exit_code(
     assert "m.gguf" in captured.out and "12.0" in captured.out and shown in captured.out
     assert ("pip install 'whet[serve]'" in captured.err) == (code == 3)
     expected = {"path": "run", "to": "gguf", "quants": ["f16", "q8_0"], "out": None, "system": "be brief"}
-    expected |= {"license": None, "parameters": [], "imatrix": None, "base": None, "dtype": "bfloat16"}
+    expected |= {
+        "license": None,
+        "parameters": [],
+        "imatrix": None,
+        "base": None,
+        "dtype": "bfloat16",
+        "positions": None,
+    }
     assert calls == [{**expected, "proof": "--no-proof" not in options}]

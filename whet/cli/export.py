@@ -46,6 +46,9 @@ def export(
         str | None, typer.Option(metavar="NAME", help="Create the model in Ollama; its address is OLLAMA_HOST's.")
     ] = None,
     imatrix: Imatrix = None,
+    positions: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Next-token distributions that the proof compares (64).")
+    ] = None,
     no_proof: Annotated[bool, typer.Option("--no-proof", help="Do not compare the file with the model.")] = False,
 ) -> None:
     """Write a model in one form, and prove that it is the trained model."""
@@ -66,6 +69,7 @@ def export(
         license=license_,
         parameters=parameter or [],
         imatrix=imatrix,
+        positions=positions,
         proof=not no_proof,
     )
     report.print()
