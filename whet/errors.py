@@ -39,7 +39,15 @@ class WhetError(Exception):
 
 
 class ConfigError(WhetError):
-    """A config file that cannot be used."""
+    """A config file that cannot be used.
+
+    Args:
+        place: where in a file, as its text and its ``whet.config.yaml_lines.Place``; stands before ``given``.
+    """
+
+    def __init__(self, given: str, expected: str = "", fix: str = "", place: object = None) -> None:
+        super().__init__(f"{place}: {given}" if place is not None else given, expected, fix)
+        self.place, self.problem = place, given
 
 
 class DataError(WhetError):

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from whet.config.keys import STARTER, Remark, RunConfig
-
-HIGH_FULL_RATE = 2e-5  # full fine-tunes of published models use 1e-6 to 2e-5
+from whet.config.keys import RunConfig
 
 
 class Conflict(NamedTuple):
@@ -24,22 +22,6 @@ def conflicts(config: RunConfig) -> Iterator[Conflict]:
     yield from _twice(config)
     yield from _validation(config)
     yield from _template(config)
-
-
-def advice(config: RunConfig) -> Iterator[Remark]:
-    """Settings that are allowed and probably not meant."""
-    if config.adapter is not None:
-        return
-    unused = sorted(key for key in config.model_fields_set if key.startswith(("lora_", "peft_")))
-    if unused:
-        text = f"adapter is not set: this is full fine-tuning, and {', '.join(unused)} have no effect"
-        yield Remark("warning", text, "adapter")
-    if config.max_memory is not None:
-        text = "adapter is not set: max_memory has no effect, memory is planned for LoRA and QLoRA"
-        yield Remark("warning", text, "max_memory")
-    if config.learning_rate > HIGH_FULL_RATE and config.base_model != STARTER:
-        text = f"learning_rate {config.learning_rate:g} is high for full fine-tuning of a trained model"
-        yield Remark("warning", text, "learning_rate")
 
 
 def _precision(config: RunConfig) -> Iterator[Conflict]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from whet.config.yaml_lines import Document, Location, read_yaml
+from whet.config.yaml_lines import Document, Location, Place, read_yaml
 from whet.errors import ConfigError
 
 SHAPE = "--set key=value, such as --set learning_rate=1e-4 or --set datasets.0.path=rows.jsonl"
@@ -23,8 +23,8 @@ def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
         _put(document.values, location, value.values, label)
         for known in [place for place in document.places if place[: len(location)] == location]:
             del document.places[known]
-        document.places.update({(*location, *place): label for place in value.places})
-        document.places[location] = label
+        document.places.update({(*location, *place): Place(label) for place in value.places})
+        document.places[location] = Place(label)
 
 
 def _split(text: str) -> tuple[Location, Document]:

@@ -8,7 +8,7 @@ endless alias.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -19,19 +19,35 @@ MAX_DEPTH = 32
 MERGE_TAG = "tag:yaml.org,2002:merge"
 
 
+class Place(NamedTuple):
+    """Where something was given: a line and column (from 1) of a file, or with neither ``--set key=value``."""
+
+    name: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name}:{self.line}" if self.line else self.name
+
+    @property
+    def exact(self) -> str:
+        """With the column: ``config.yml:12:5``."""
+        return f"{self}:{self.column}" if self.line else self.name
+
+
 @dataclass
 class Document:
-    """Values and, for each location in them, where it was given: ``config.yml:12`` or ``--set key=value``."""
+    """Values and, for each location in them, where it was given."""
 
     values: Any
-    places: dict[Location, str] = field(default_factory=dict)
+    places: dict[Location, Place] = field(default_factory=dict)
 
-    def place(self, location: Location) -> str:
+    def place(self, location: Location) -> Place:
         """Where ``location`` was given; for something missing, where its nearest parent was."""
         for length in range(len(location), -1, -1):
             if location[:length] in self.places:
                 return self.places[location[:length]]
-        return ""
+        return Place("config")
 
 
 class _Loader(yaml.SafeLoader):
@@ -65,25 +81,29 @@ def _syntax_error(error: yaml.YAMLError, text: str, name: str) -> ConfigError:
     problem = getattr(error, "problem", None) or str(error).splitlines()[0]
     if mark is None:
         position = getattr(error, "position", None)
-        line = text.count("\n", 0, position) + 1 if isinstance(position, int) else 1
-        return ConfigError(f"{name}:{line}: this is no YAML: {problem}", "plain text in UTF-8")
-    line = mark.line + 1
+        before = text[:position] if isinstance(position, int) else ""
+        place = Place(name, before.count("\n") + 1, len(before) - before.rfind("\n"))
+        return ConfigError(f"this is no YAML: {problem}", "plain text in UTF-8", place=place)
     shown = text.splitlines()[mark.line].rstrip() if mark.line < len(text.splitlines()) else ""
-    given = f"{name}:{line}: this is no YAML: {problem}" + (f"\n    {shown}" if shown else "")
+    given = f"this is no YAML: {problem}" + (f"\n    {shown}" if shown else "")
+    place = Place(name, mark.line + 1, mark.column + 1)
     if "\t" in shown[: len(shown) - len(shown.lstrip())] or "'\\t'" in problem:
-        return ConfigError(given, "spaces at the start of a line, never tabs", "replace the tab by spaces")
-    return ConfigError(given, "lines such as  key: value", 'put quotes around a value that holds ": " or " #"')
+        expected, fix = "spaces at the start of a line, never tabs", "replace the tab by spaces"
+    else:
+        expected, fix = "lines such as  key: value", 'put quotes around a value that holds ": " or " #"'
+    return ConfigError(given, expected, fix, place)
 
 
 @dataclass
 class _Walk:
     loader: Any
     name: str
-    places: dict[Location, str]
+    places: dict[Location, Place]
 
     def value(self, node: yaml.Node, at: Location) -> Any:
         if len(at) > MAX_DEPTH:
-            raise ConfigError(f"{self._where(node)}: nested more than {MAX_DEPTH} levels, or an alias of itself")
+            given = f"nested more than {MAX_DEPTH} levels, or an alias of itself"
+            raise ConfigError(given, place=self._where(node))
         self.places.setdefault(at, self._where(node))
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, at)
@@ -109,16 +129,17 @@ class _Walk:
 
     def _key(self, node: yaml.Node, first_lines: dict[str, int]) -> str:
         if not isinstance(node, yaml.ScalarNode):
-            raise ConfigError(f"{self._where(node)}: a key must be a name")
+            raise ConfigError("a key must be a name", place=self._where(node))
         key, line = str(node.value), node.start_mark.line + 1
         if key in first_lines:
             raise ConfigError(
-                f'{self._where(node)}: the key "{key}" is given twice, in lines {first_lines[key]} and {line}',
+                f'the key "{key}" is given twice, in lines {first_lines[key]} and {line}',
                 "each key once",
                 "remove one of the two lines",
+                self._where(node),
             )
         first_lines[key] = line
         return key
 
-    def _where(self, node: yaml.Node) -> str:
-        return f"{self.name}:{node.start_mark.line + 1}"
+    def _where(self, node: yaml.Node) -> Place:
+        return Place(self.name, node.start_mark.line + 1, node.start_mark.column + 1)
