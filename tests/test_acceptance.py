@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-STEPS = "10"
+STEPS = "4"
 
 
 def _run(script: Path, folder: Path) -> str:

@@ -39,6 +39,7 @@ class Hub:
         calls: method and path of each request, in order.
         uploads: digests in the order in which they arrived.
         refuse_uploads_after: so many blobs are taken; later ones get ``refusal``.
+        admitted: uploads that were not refused.
         refusal: a status; 0 hangs up in the middle of the body.
         read_only: the token may not write.
     """
@@ -49,6 +50,7 @@ class Hub:
     uploads: list[str] = field(default_factory=list)
     refuse_uploads_after: int | None = None
     refusal: int = 0
+    admitted: int = 0
     read_only: bool = False
     url: str = ""
     lock: Any = field(default_factory=threading.Lock)
@@ -149,7 +151,9 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self._json(200, {"transfer": "basic", "objects": objects})
 
         def _blob(self, digest: str) -> None:
-            refused = hub.refuse_uploads_after is not None and len(hub.uploads) >= hub.refuse_uploads_after
+            with hub.lock:  # uploads come several at once
+                refused = hub.refuse_uploads_after is not None and hub.admitted >= hub.refuse_uploads_after
+                hub.admitted += not refused
             if refused and not hub.refusal:
                 self.rfile.read(1000)
                 self.close_connection = True
