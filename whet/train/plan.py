@@ -25,6 +25,7 @@ from whet.models.load import config_of
 from whet.train.base import base_name, longest_row, tokenizer_for
 from whet.train.batches import count_batches
 from whet.train.fallback import weights_asked
+from whet.train.memory_plan import SPARE, memory_budget
 
 GOALS = {"fastest": "fastest that fits", "smallest": "least memory"}
 GOALS |= {"full": "all layers full", "mlp": "all layers mlp", "none": "all layers none"}
@@ -210,16 +211,16 @@ def _device(gpu: str | None, max_memory: str | None, weights: torch.dtype) -> De
             raise WhetError(f"--gpu {gpu} is not known", "h200, or the memory of a GPU such as 24GiB")
         card = H200 if memory == H200.memory else replace(H200, name="assumed GPU", memory=memory)
         source = H200.source if card is H200 else "assumed as fast as an H200: only the memory is yours"
-        return Device(replace(card, source=source), "cuda", asked or memory)
+        return Device(replace(card, source=source), "cuda", asked or memory - SPARE)
     here = runtime.device()
     if here.type == "cuda":
-        free, total = torch.cuda.mem_get_info(here)
+        total = torch.cuda.mem_get_info(here)[1]
         name = torch.cuda.get_device_name(here)
         found = card_of(name, total) or measure(here, name, total, weights)
-        return Device(found, "cuda", asked or free)
+        return Device(found, "cuda", memory_budget(here, asked))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
     measured = measure(torch.device("cpu"), f"{runtime.cores()} cores", memory, weights)
-    return Device(measured, here.type, asked or memory)
+    return Device(measured, here.type, memory_budget(here, asked))
 
 
 def _storage(config: RunConfig, model: Any, device: Device) -> Storage:
