@@ -158,7 +158,9 @@ def test_rates_of_this_machine() -> None:
     assert card.matmul > 1e9 and card.copy > 1e8 and card.reserved == 1.0
     known = card_of("NVIDIA H200", 100)
     assert known is not None and known.memory == 100 and known.matmul == H200.matmul
-    assert card_of("NVIDIA GeForce RTX 4090", 100) is None
+    assert card_of("NVIDIA GeForce RTX 4090", 100) is None and card_of("NVIDIA H100 PCIe", 100) is None
+    near = card_of("NVIDIA H100 80GB HBM3", 100)
+    assert near is not None and near.memory == 100 and "H100" in near.source
 
 
 def test_shapes_from_configs() -> None:
