@@ -34,23 +34,24 @@ class Memory:
         self.planner, self.model, self.batches, self.goal, self.budget = planner, model, batches, goal, budget
         self.settled = False
 
-    def settle(self, probe: Callable[[], None], not_yet: bool) -> None:
+    def settle(self, probe: Callable[[], None] | None, not_yet: bool) -> None:
         """Before the first step. On a GPU the choice is tried; on a CPU nobody can tell what was taken.
 
         Args:
-            probe: forward and backward of the largest micro-batch.
+            probe: forward and backward of the largest micro-batch; None: do not try.
             not_yet: the optimizer makes its state at its first step.
         """
         self.settled = True
         device = next(self.model.parameters()).device
-        on_gpu = device.type == "cuda"
-        if self.planner is not None and on_gpu:
+        if self.planner is None and self.goal in ("full", "smallest"):
+            recompute(self.model)
+        if probe is None or device.type != "cuda":
+            return
+        if self.planner is not None:
             shape = self.planner.shape
             moments = 8 * shape.layers * shape.layer_adapters if not_yet else 0
             self.planner.settle(partial(probe_peak, probe, device), moments)
-        elif self.planner is None and self.goal in ("full", "smallest"):
-            recompute(self.model)
-        elif self.planner is None and self.goal == "fastest" and on_gpu:
+        elif self.goal == "fastest":
             peak = probe_peak(probe, device)
             if peak is None or peak > self.budget:
                 taken = f"takes {format_size(peak)}" if peak else "does not fit"

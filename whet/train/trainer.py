@@ -177,7 +177,9 @@ class WhetTrainer(Trainer):
         memory = self.memory
         assert memory is not None
         if not memory.settled:
-            memory.settle(partial(self._probe, model), not_yet=self.flat is None)
+            # of several processes, one whose probe fails would leave the others waiting
+            probe = partial(self._probe, model) if self.accelerator.num_processes == 1 else None
+            memory.settle(probe, not_yet=self.flat is None)
         held = self._gradients_so_far()
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)
