@@ -30,6 +30,7 @@ from whet.notebook_push import bind_push, push_to_hub, push_to_hub_gguf, push_to
 from whet.text.chat import chat_template_of
 from whet.train import sft_trainer
 from whet.train.engine import ASKED
+from whet.train.fallback import weights_asked
 from whet.train.sft_trainer import SFTConfig
 
 
@@ -61,7 +62,7 @@ class FastLanguageModel:
             max_seq_length: tokens; longer than the model can is clamped and said.
             dtype: None chooses for the device: bfloat16 where it is fast, else float16 on a GPU, float32 on a CPU.
             load_in_4bit: NF4 where the device can; elsewhere the library says so and goes on.
-            full_finetuning: train all weights, in float32.
+            full_finetuning: train all weights: in bfloat16 with float32 masters where it is fast, else in float32.
 
         Raises:
             ModelError: no such model.
@@ -74,7 +75,7 @@ class FastLanguageModel:
         four = load_in_4bit and not (load_in_16bit or load_in_8bit or full_finetuning)
         model, tokenizer = load_model(
             model_name,
-            dtype=torch.float32 if full_finetuning else dtype,
+            dtype=_trained_dtype(dtype) if full_finetuning else dtype,
             load_in_4bit=four,
             load_in_8bit=load_in_8bit and not full_finetuning,
             device_map=device_map,
@@ -266,6 +267,11 @@ def _bind(model: Any) -> None:
     model.save_pretrained_gguf = MethodType(save_pretrained_gguf, model)
     model.save_pretrained_merged = MethodType(save_pretrained_merged, model)
     bind_push(model)
+
+
+def _trained_dtype(asked: torch.dtype | None) -> torch.dtype | None:
+    """Of weights that are trained themselves: float16 could not be."""
+    return torch.float32 if asked == torch.float16 else asked or weights_asked("auto", frozen=False)
 
 
 def _checkpointing(model: Any, asked: bool | str) -> None:

@@ -11,7 +11,16 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from whet import console, runtime
-from whet.train.fallback import NEED_BITSANDBYTES, PLAIN, mixed_precision, optimizer_name, settle, weights_asked
+from whet.train.fallback import (
+    NEED_BITSANDBYTES,
+    NEED_TORCHAO,
+    PACKAGES,
+    PLAIN,
+    mixed_precision,
+    optimizer_name,
+    settle,
+    weights_asked,
+)
 
 pytestmark = pytest.mark.skipif(runtime.device().type == "cuda", reason="about machines without an NVIDIA GPU")
 
@@ -34,6 +43,21 @@ def test_an_optimizer_of_bitsandbytes_becomes_plain_adamw(name: str, capsys: pyt
     assert optimizer_name(name) == optimizer_name(name) == PLAIN
     said = capsys.readouterr().err
     assert said.count("note:") == 1 and f"{name} needs" in said and PLAIN in said
+
+
+@pytest.mark.parametrize(("name", "package"), [*((name, "torchao") for name in NEED_TORCHAO), ("lomo", "lomo_optim")])
+def test_a_package_that_is_not_there_is_named(name: str, package: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if runtime.installed(package):
+        pytest.skip(f"{package} is installed")
+    assert optimizer_name(name) == PLAIN
+    assert f"{name} needs {package} (pip install" in capsys.readouterr().err
+
+
+def test_every_name_that_needs_a_package_is_transformers_own() -> None:
+    known = [name.value for name in OptimizerNames]
+    assert all(any(name.startswith(start) for name in known) for start in PACKAGES)
+    own = {"adafactor", "sgd", "adagrad", "rmsprop", "adamw_torch", "adamw_torch_fused"}
+    assert own == {n for n in known if n not in NEED_BITSANDBYTES and not any(n.startswith(s) for s in PACKAGES)}
 
 
 @pytest.mark.parametrize("name", ["adamw_torch", "sgd", "adafactor"])
@@ -63,9 +87,18 @@ def test_a_cpu_has_no_autocast(
 @pytest.mark.skipif(runtime.device().type != "cpu", reason="about CPUs")
 @pytest.mark.parametrize(
     ("bf16", "frozen", "expected"),
-    [(False, True, torch.float32), ("auto", True, None), (True, True, None), ("auto", False, torch.float32)],
+    [
+        (False, True, torch.float32),
+        ("auto", True, None),
+        (True, True, None),
+        (None, True, None),
+        ("auto", False, torch.float32),
+        (False, False, torch.float32),
+        (None, False, torch.float32),
+        (True, False, None),
+    ],
 )
-def test_bf16_false_keeps_a_cpu_in_float32(bf16: bool | str, frozen: bool, expected: torch.dtype | None) -> None:
+def test_bf16_false_keeps_a_cpu_in_float32(bf16: bool | str | None, frozen: bool, expected: torch.dtype | None) -> None:
     assert weights_asked(bf16, frozen=frozen) is expected
 
 

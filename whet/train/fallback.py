@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from typing import Any
 
 import torch
@@ -28,18 +29,46 @@ NEED_BITSANDBYTES = (
     "paged_ademamix_32bit",
     "paged_ademamix_8bit",
 )
+NEED_TORCHAO = ("adamw_torch_8bit", "adamw_torch_4bit")
+PACKAGES = {  # start of a name -> what is imported, and what pip calls it
+    "galore_": ("galore_torch", "galore-torch"),
+    "apollo_": ("apollo_torch", "apollo-torch"),
+    "schedule_free_": ("schedulefree", "schedulefree"),
+    "lomo": ("lomo_optim", "lomo-optim"),
+    "adalomo": ("lomo_optim", "lomo-optim"),
+    "grokadamw": ("grokadamw", "grokadamw"),
+    "stable_adamw": ("optimi", "torch-optimi"),
+    "adamw_anyprecision": ("torchdistx", "torchdistx"),
+    "adamw_torch_xla": ("torch_xla", "torch_xla"),
+    "adamw_torch_npu_fused": ("torch_npu", "torch_npu"),
+    **dict.fromkeys(NEED_TORCHAO, ("torchao", "torchao")),
+}
+ALIASES = {"paged_adamw": "paged_adamw_32bit"}  # of other trainers
+COMPILERS = ("g++", "clang++", "c++")
 PLAIN = "adamw_torch"
 
 
 def optimizer_name(asked: str) -> str:
     """The optimizer to use: ``asked``, or plain AdamW where device or package cannot."""
     if asked not in NEED_BITSANDBYTES:
-        return asked
+        return _with_package(asked)
     if runtime.device().type != "cuda":
         notice(f"{asked} needs an NVIDIA GPU; going on with {PLAIN}")
         return PLAIN
     if not runtime.installed("bitsandbytes"):
         notice(f"{asked} needs bitsandbytes (pip install 'whet[cuda]'); going on with {PLAIN}")
+        return PLAIN
+    return ALIASES.get(asked, asked)
+
+
+def _with_package(asked: str) -> str:
+    """Names of transformers whose optimizer another package brings."""
+    needed = next((package for start, package in PACKAGES.items() if asked.startswith(start)), None)
+    if needed is not None and not runtime.installed(needed[0]):
+        notice(f"{asked} needs {needed[0]} (pip install {needed[1]}); going on with {PLAIN}")
+        return PLAIN
+    if asked in NEED_TORCHAO and not any(map(shutil.which, COMPILERS)):
+        notice(f"{asked} is compiled when it starts and needs a C++ compiler ({COMPILERS[0]}); going on with {PLAIN}")
         return PLAIN
     return asked
 
@@ -68,11 +97,15 @@ def weights_asked(bf16: bool | str | None, *, frozen: bool) -> torch.dtype | Non
 
     Args:
         bf16: the run's key; false keeps a CPU in float32.
-        frozen: only adapters are trained; weights that are trained themselves are float32.
+        frozen: only adapters are trained. Weights that are trained themselves are bfloat16, with float32 masters
+            (masters.py), on a GPU that computes in it, and on a CPU that was asked to and is fast in it. Elsewhere they
+            are float32: a CPU's forward then sees updates that are smaller than a step of bfloat16, too.
     """
-    if runtime.device().type == "cpu" and (bf16 is False or not frozen):
-        return torch.float32
-    return None
+    kind = runtime.device().type
+    if kind == "cpu":
+        return torch.float32 if bf16 is False or not (frozen or bf16 is True) else None
+    narrow = kind == "cuda" and bf16 and runtime.bf16_supported()
+    return None if frozen or narrow else torch.float32
 
 
 def settle(args: Any) -> Any:

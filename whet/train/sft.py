@@ -142,7 +142,7 @@ def _report(rows: Rows) -> None:
 
 def _trainable(model: Any, config: RunConfig) -> Any:
     if config.adapter is None:
-        return model.float()  # float32 master weights: bfloat16 ones would not move at usual learning rates
+        return model  # in bfloat16 the trainer gives it float32 masters (train/masters.py)
     targets = config.lora_targets
     return add_lora(
         model,

@@ -25,6 +25,8 @@ from whet.train.callbacks import RecordMetrics, ShowProgress, StopOnInterrupt, T
 from whet.train.checkpoint import remove_incomplete
 from whet.train.engine import engine_for, goal_of
 from whet.train.flat import FlatAdapters
+from whet.train.full import full_optimizer
+from whet.train.masters import MasterOptimizer
 from whet.train.memory import Memory, out_of_memory
 from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory_limit
 from whet.train.optim import adapter_optimizer
@@ -78,6 +80,7 @@ class WhetTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.meter = TokenMeter()
         self.flat: FlatAdapters | None = None
+        self.masters: MasterOptimizer | None = None
         self._released = False
         self.halves = halves(self.accelerator.unwrap_model(self.model))
         self.wish = wish
@@ -113,15 +116,22 @@ class WhetTrainer(Trainer):
         return SeededSampler(len(dataset), seed, lengths=lengths, batch_size=self.args.per_device_train_batch_size)
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """AdamW over flat buffers where only adapters are trained; else transformers' own choice."""
+        """AdamW over flat buffers where only adapters are trained, float32 masters where bfloat16 weights are; else
+        transformers' own choice."""
         trainer: Any = self  # transformers sets optimizer outside of what types can see
         if trainer.optimizer is None and trainer.optimizer_cls_and_kwargs is None:
             trained = trainer.model if model is None else model
-            trainer.optimizer = adapter_optimizer(trained, self.args, self.get_decay_parameter_names(trained))
-            self.flat = trainer.optimizer.flat if trainer.optimizer is not None else None
+            decayed = self.get_decay_parameter_names(trained)
+            adapters = adapter_optimizer(trained, self.args, decayed)
+            self.flat = adapters.flat if adapters is not None else None
+            if adapters is None:
+                self.masters = full_optimizer(trained, self.args, decayed, self.accelerator.num_processes)
+            trainer.optimizer = adapters or self.masters
         return super().create_optimizer(model) if trainer.optimizer is None else trainer.optimizer
 
     def _clip_grad_norm(self, model: Any) -> Any:
+        if self.masters is not None:
+            return self.masters.clip_(self.args.max_grad_norm)
         if self.flat is None:
             return super()._clip_grad_norm(model)
         self.accelerator.unscale_gradients()
@@ -214,6 +224,8 @@ class WhetTrainer(Trainer):
         loss.backward()
         if self.flat is not None:
             self.flat.zero()
+        elif self.masters is not None:
+            self.masters.zero_grad()
         else:
             model.zero_grad()
 

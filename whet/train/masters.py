@@ -1,0 +1,272 @@
+"""Optimizers over bfloat16 weights that are trained: updates smaller than a step of bfloat16 are not lost.
+
+A bfloat16 weight of 0.02 has steps of 1.2e-4: at a learning rate of 1e-6 nearly every update would round to nothing.
+So each weight has a float32 master. Its upper 16 bits are the weight itself; only the lower 16 are kept beside it. A
+master comes into being for the moment of its update, some million weights at a time, and with it its float32 gradient:
+AdamW takes 2 bytes a parameter for the weight, 2 for the lower half, 2 for the gradient and 8 for the moments.
+
+The update is another library's: torch's AdamW, bitsandbytes' or torchao's with 8-bit or paged moments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch.nn import Parameter
+
+from whet.console import notice
+from whet.errors import TrainingError
+
+BUCKET = 1 << 25  # elements whose masters and float32 gradients exist at once: 0.5 GB with what the split takes
+LARGEST_LOW = 2**15 - 1
+FORMAT = "whet masters 1"
+
+
+def join(weights: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
+    """float32 masters from bfloat16 weights and int16 lower halves of the same shape."""
+    bits = weights.view(torch.int16).to(torch.int32) << 16
+    return bits.add_(low).view(torch.float32)
+
+
+def split_(masters: torch.Tensor, weights: torch.Tensor, low: torch.Tensor) -> None:
+    """Write masters, rounded to the nearest, into ``weights`` and what is left of their bits into ``low``.
+
+    ``join`` gives the masters back bit for bit, but for those halfway between two weights that were rounded towards
+    zero: they come back one unit of float32 nearer to it, since 32768 is no int16.
+    """
+    weights.copy_(masters)
+    rest = weights.view(torch.int16).to(torch.int32) << 16
+    torch.sub(masters.view(torch.int32), rest, out=rest)
+    low.copy_(rest.clamp_(max=LARGEST_LOW))
+
+
+class Piece:
+    """A stretch of one parameter, and the leaf under which the library's optimizer knows it.
+
+    Args:
+        parameter: bfloat16 (it gets masters) or float32 (it is its own master); contiguous.
+        start, stop: of the stretch, in elements.
+    """
+
+    def __init__(self, parameter: Parameter, start: int, stop: int) -> None:
+        self.parameter, self.part = parameter, slice(start, stop)
+        self.nothing = torch.empty(0, dtype=torch.float32, device=parameter.device)
+        self.leaf = Parameter(self.nothing)
+        wide = parameter.dtype == torch.float32
+        self.low = None if wide else torch.zeros(stop - start, dtype=torch.int16, device=parameter.device)
+
+    def __len__(self) -> int:
+        return int(self.part.stop - self.part.start)
+
+    @property
+    def weights(self) -> torch.Tensor:
+        """The stretch as a view that shares the parameter's version counter."""
+        return self.parameter.detach().view(-1)[self.part]
+
+    def masters(self) -> torch.Tensor:
+        """The stretch in float32: made anew, or the weights themselves."""
+        return self.weights if self.low is None else join(self.weights, self.low)
+
+    def open(self, gradient: torch.Tensor, factor: torch.Tensor | None) -> None:
+        """Give the leaf its values, and the gradient of the stretch times ``factor``."""
+        self.leaf.data = self.masters()
+        part = gradient.reshape(-1)[self.part]
+        self.leaf.grad = part.float() if factor is None else part.to(torch.float32, copy=True).mul_(factor)
+
+    def close(self) -> None:
+        """Take the updated values over."""
+        if self.low is None:
+            torch.autograd.graph.increment_version(self.parameter)
+        else:
+            split_(self.leaf.data, self.weights, self.low)
+        self.leaf.grad, self.leaf.data = None, self.nothing
+
+
+class Sums:
+    """Gradients of several micro-batches, added in float32: autograd would add them in bfloat16, and round each sum.
+
+    A gradient is taken over as soon as autograd has made it: 4 bytes a parameter instead of 2.
+    """
+
+    def __init__(self, parameters: Iterable[Parameter]) -> None:
+        self.sums: dict[Parameter, torch.Tensor] = {}
+        self.hooks = [p.register_post_accumulate_grad_hook(self._take) for p in parameters if p.dtype != torch.float32]
+
+    def _take(self, parameter: torch.Tensor) -> None:
+        gradient = parameter.grad
+        assert gradient is not None and isinstance(parameter, Parameter)
+        if parameter in self.sums:
+            self.sums[parameter].add_(gradient)
+        else:
+            self.sums[parameter] = gradient.float()
+        parameter.grad = None
+
+
+class MasterOptimizer(torch.optim.Optimizer):
+    """A library's optimizer over float32 masters of the weights.
+
+    As in torch, a parameter whose gradient is None is left alone. Weights that something else changes between two
+    steps are seen, and their masters start from them.
+
+    Args:
+        groups: torch's parameter groups: "params" with bfloat16 or float32 parameters, each once, and their settings.
+        make: the library's optimizer of such groups. It must treat each element alone (or in blocks): stretches of
+            a parameter come to it as vectors.
+        sum_gradients: gradients of several micro-batches will be added up.
+
+    Raises:
+        TrainingError: a parameter of another kind.
+    """
+
+    def __init__(
+        self,
+        groups: list[dict[str, Any]],
+        make: Callable[[list[dict[str, Any]]], torch.optim.Optimizer],
+        sum_gradients: bool = False,
+    ) -> None:
+        parameters = [p for group in groups for p in group["params"]]
+        for parameter in parameters:
+            if parameter.dtype not in (torch.bfloat16, torch.float32) or not parameter.is_contiguous():
+                raise TrainingError(f"a trained parameter of {parameter.dtype}", "bfloat16 or float32, contiguous")
+        self.pieces = {p: list(_pieces(p)) for p in parameters}
+        self.buckets = _buckets(piece for pieces in self.pieces.values() for piece in pieces)
+        leaves = [[piece.leaf for p in group["params"] for piece in self.pieces[p]] for group in groups]
+        self.inner = make([{**group, "params": part} for group, part in zip(groups, leaves, strict=True)])
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.inner.param_groups]
+        super().__init__(
+            [{**known, "params": group["params"]} for known, group in zip(settings, groups, strict=True)],
+            dict(self.inner.defaults),
+        )
+        self.added = Sums(parameters) if sum_gradients else None
+        self._factor: torch.Tensor | None = None
+        self._note_versions()
+
+    def gradient(self, parameter: Parameter) -> torch.Tensor | None:
+        """The parameter's gradient of this step so far."""
+        summed = self.added.sums.get(parameter) if self.added is not None else None
+        return parameter.grad if summed is None else summed
+
+    @torch.no_grad()
+    def clip_(self, max_norm: float) -> torch.Tensor:
+        """Let the next step scale all gradients to a norm of at most ``max_norm``; their norm now, a float32 scalar.
+
+        Norm and product are in float32: torch's own clipping would round the factor to bfloat16.
+        """
+        found = [gradient for p in self.pieces if (gradient := self.gradient(p)) is not None]
+        if not found:
+            return torch.zeros(())
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in found]
+        norm = torch.linalg.vector_norm(torch.stack([one.to(norms[0].device) for one in norms]))
+        self._factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
+        return norm
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update from the gradients that the parameters have now."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._follow()
+        for bucket in self.buckets:
+            there = [(piece, g) for piece in bucket if (g := self.gradient(piece.parameter)) is not None]
+            for piece, gradient in there:
+                factor = self._factor
+                piece.open(gradient, factor if factor is None else factor.to(gradient.device))
+            if there:
+                self.inner.step()
+            for piece, _ in there:
+                piece.close()
+        self._factor = None
+        if self.added is not None:
+            self.added.sums.clear()
+        self._note_versions()
+        return loss
+
+    def _follow(self) -> None:
+        """Pass on what a scheduler has set; masters of weights that others changed start from those."""
+        for mine, below in zip(self.param_groups, self.inner.param_groups, strict=True):
+            below.update({key: value for key, value in mine.items() if key != "params"})
+        changed = [p for p, version in self._versions.items() if p._version != version and p.dtype != torch.float32]
+        if changed:
+            notice("weights were changed after the optimizer was made; their masters start from them")
+        for parameter in changed:
+            for piece in self.pieces[parameter]:
+                assert piece.low is not None
+                piece.low.zero_()
+
+    def _note_versions(self) -> None:
+        self._versions = {p: p._version for p in self.pieces}
+
+    def masters_of(self, parameter: Parameter) -> torch.Tensor:
+        """A parameter's masters, in its shape: a copy in float32."""
+        return torch.cat([piece.masters() for piece in self.pieces[parameter]]).view(parameter.shape)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of this step."""
+        super().zero_grad(set_to_none)
+        if self.added is not None:
+            self.added.sums.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The lower halves of the masters and the library's state; the upper halves are the model's weights."""
+        low = [piece.low for pieces in self.pieces.values() for piece in pieces]
+        return {
+            "format": FORMAT,
+            "low": low,
+            "state": self.inner.state_dict(),
+            "param_groups": super().state_dict()["param_groups"],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a state; the model must have its weights of that moment already.
+
+        Raises:
+            TrainingError: the state is of another optimizer or model.
+        """
+        pieces = [piece for pieces in self.pieces.values() for piece in pieces]
+        low = state_dict.get("low", [])
+        if state_dict.get("format") != FORMAT or list(map(_size, low)) != [_size(piece.low) for piece in pieces]:
+            raise _of_another()
+        try:
+            self.inner.load_state_dict(state_dict["state"])
+            super().load_state_dict({"state": {}, "param_groups": state_dict["param_groups"]})
+        except ValueError as error:  # torch's, for other groups
+            raise _of_another() from error
+        for piece, kept in zip(pieces, low, strict=True):
+            if piece.low is not None:
+                piece.low.copy_(kept)
+        self._note_versions()
+
+
+def _of_another() -> TrainingError:
+    return TrainingError(
+        "the checkpoint is not of bfloat16 weights with float32 masters, or of another model",
+        "the settings that it was made with",
+        "set optimizer as it was; a run in float32 goes on with bf16: false",
+    )
+
+
+def _pieces(parameter: Parameter) -> Iterator[Piece]:
+    total = parameter.numel()
+    for start in range(0, total, BUCKET):
+        yield Piece(parameter, start, min(start + BUCKET, total))
+
+
+def _buckets(pieces: Iterable[Piece]) -> list[list[Piece]]:
+    """Neighbours, together at most ``BUCKET`` elements."""
+    buckets: list[list[Piece]] = []
+    room = 0
+    for piece in pieces:
+        if len(piece) > room:
+            buckets.append([])
+            room = BUCKET
+        buckets[-1].append(piece)
+        room -= len(piece)
+    return buckets
+
+
+def _size(low: torch.Tensor | None) -> int | None:
+    return None if low is None else low.numel()
