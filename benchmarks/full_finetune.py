@@ -7,7 +7,7 @@ The starter on the sample task's rows, the same packed batches for every run, a 
 rounded to bfloat16:
 
 ``float32``     weights, forward and update in float32: what the others are compared with.
-``masters``     bfloat16 weights with float32 masters: whet's.
+``masters``     bfloat16 weights with float32 masters: whet's. (At the end whet rounds them at random.)
 ``stochastic``  bfloat16 weights; the update in float32 is rounded up or down at random, by what is left over.
 ``plain``       bfloat16 weights updated by torch's AdamW with moments in bfloat16, as without masters.
 
@@ -33,7 +33,7 @@ from whet import runtime
 from whet.engine.loss import labelled_loss
 from whet.models.load import load_model
 from whet.models.parts import halves
-from whet.train.masters import MasterOptimizer
+from whet.train.masters import MasterOptimizer, round_at_random
 
 RUNS = ("float32", "masters", "stochastic", "plain")
 AdamW = partial(torch.optim.AdamW, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
@@ -123,12 +123,6 @@ def loss_of(weights: Weights, steps: list[Any]) -> float:
         total += float(labelled_loss(hidden, parts.head, batch["labels"]))
         count += int((batch["labels"] != -100).sum())
     return total / count
-
-
-def round_at_random(wide: torch.Tensor) -> torch.Tensor:
-    """float32 to a bfloat16 neighbour, in float32: up with the probability that is left over."""
-    bits = wide.view(torch.int32) + torch.randint_like(wide.view(torch.int32), 1 << 16)
-    return (bits >> 16 << 16).view(torch.float32)
 
 
 class Stochastic:

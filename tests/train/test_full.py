@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from small_runs import question
 from test_trainer import LENGTH, trainer_of
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, TrainingArguments
 
 from whet import console
 from whet.data.loader import Prepared, prepare
@@ -50,9 +50,32 @@ def cosine(one: list[torch.Tensor], other: list[torch.Tensor]) -> float:
     return float(a @ b / (a.norm() * b.norm()))
 
 
-def masters_of(trainer: WhetTrainer) -> list[torch.Tensor]:
+class Masters(TrainerCallback):
+    """The masters of a run at its end, before they are let go."""
+
+    def __init__(self) -> None:
+        self.found: list[torch.Tensor] = []
+
+    def on_train_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
+        masters = getattr(optimizer, "optimizer", optimizer)  # accelerate's wrapper
+        assert isinstance(masters, MasterOptimizer)
+        self.found = [masters.masters_of(parameter) for parameter in masters.pieces]
+
+
+def masters_after(trainer: WhetTrainer, resume: str | None = None) -> list[torch.Tensor]:
+    """Train; the masters in the order of the model's parameters."""
+    capture = Masters()
+    trainer.add_callback(capture)
+    trainer.train(resume_from_checkpoint=resume)
     assert trainer.masters is not None
-    return [trainer.masters.masters_of(p) for p in trainer.model.parameters()]
+    order = {parameter: number for number, parameter in enumerate(trainer.masters.pieces)}
+    return [capture.found[order[parameter]] for parameter in trainer.model.parameters()]
+
+
+def projected(update: list[torch.Tensor], target: list[torch.Tensor]) -> float:
+    """Which share of ``target`` is in ``update``."""
+    a, b = (torch.cat([t.flatten().double() for t in many]) for many in (update, target))
+    return float(a @ b / (b @ b))
 
 
 class TestChoice:
@@ -99,8 +122,7 @@ class TestChoice:
         model = tiny(tiny_llama_dir)
         before = [p.detach().float().clone() for p in model.parameters()]
         trainer = trainer_of(model, prepared, tmp_path, optim=optim, max_steps=2, learning_rate=1e-4)
-        trainer.train()
-        assert all((a != b).any() for a, b in zip(masters_of(trainer), before, strict=True))
+        assert all((a != b).any() for a, b in zip(masters_after(trainer), before, strict=True))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -112,8 +134,11 @@ def test_weights_move_as_in_float32(accumulate: int, tiny_llama_dir: Path, tmp_p
     wide.train()
     target = [p.detach() - s for p, s in zip(wide.model.parameters(), start, strict=True)]
     mine = trainer_of(tiny(tiny_llama_dir), prepared, tmp_path / "mine", **options)
-    mine.train()
-    assert cosine([m - s for m, s in zip(masters_of(mine), start, strict=True)], target) > 0.99
+    masters = masters_after(mine)
+    assert cosine([m - s for m, s in zip(masters, start, strict=True)], target) > 0.99
+    nearest = [m.bfloat16().float() - s for m, s in zip(masters, start, strict=True)]
+    left = [p.detach().float() - s for p, s in zip(mine.model.parameters(), start, strict=True)]
+    assert projected(nearest, target) < 0.6 and 0.8 < projected(left, target) < 1.2
     plain = trainer_of(tiny(tiny_llama_dir), prepared, tmp_path / "plain", **options)
     plain.optimizer = torch.optim.AdamW(plain.model.parameters(), lr=1e-6, weight_decay=0.0)
     plain.train()
@@ -125,16 +150,17 @@ def test_a_resumed_run_is_the_uninterrupted_one(tiny_llama_dir: Path, tmp_path: 
     options: dict[str, Any] = {"max_steps": 6, "max_grad_norm": 1.0, "accumulate": 2, "learning_rate": 1e-5}
     options |= {"save_strategy": "steps", "save_steps": 3, "lr_scheduler_type": "cosine"}
     whole = trainer_of(tiny(tiny_llama_dir), prepared, tmp_path / "whole", **options)
-    whole.train()
+    masters = masters_after(whole)
     again = trainer_of(tiny(tiny_llama_dir), prepared, tmp_path / "again", **options)
-    again.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-3"))
-    assert all(map(torch.equal, masters_of(whole), masters_of(again)))
+    resumed = masters_after(again, str(tmp_path / "whole" / "checkpoint-3"))
+    assert all(map(torch.equal, masters, resumed))
+    assert all(map(torch.equal, whole.model.parameters(), again.model.parameters()))
     saved = [load_file(tmp_path / name / "checkpoint-6" / "model.safetensors") for name in ("whole", "again")]
     assert all(torch.equal(saved[0][name], saved[1][name]) for name in saved[0])
     assert {tensor.dtype for tensor in saved[0].values()} == {torch.bfloat16}
     from_disk = AutoModelForCausalLM.from_pretrained(tmp_path / "whole" / "checkpoint-6")
     assert from_disk.dtype == torch.bfloat16
-    assert all(torch.equal(p.bfloat16(), m) for p, m in zip(masters_of(whole), from_disk.parameters(), strict=True))
+    assert all(torch.equal(p.bfloat16(), m) for p, m in zip(masters, from_disk.parameters(), strict=True))
 
 
 @pytest.mark.gpu
@@ -148,12 +174,12 @@ def test_optimizers_of_libraries_over_masters(
     options: dict[str, Any] = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "micro": 4, "bf16": True}
     exact = trainer_of(tiny(tiny_llama_dir), prepared, tmp_path / "exact", **options)
     start = [p.detach().float().clone() for p in exact.model.parameters()]
-    exact.train()
+    reference = masters_after(exact)
     found = trainer_of(tiny(tiny_llama_dir), prepared, tmp_path / "found", optim=optim, **options)
-    found.train()
-    updates = [[m - s for m, s in zip(masters_of(one), start, strict=True)] for one in (found, exact)]
+    masters = masters_after(found)
+    updates = [[m - s for m, s in zip(one, start, strict=True)] for one in (masters, reference)]
     assert cosine(*updates) > 0.95
     again = trainer_of(tiny(tiny_llama_dir), prepared, tmp_path / "again", optim=optim, **options)
-    again.train(resume_from_checkpoint=str(tmp_path / "found" / "checkpoint-3"))
-    for one, other in zip(masters_of(found), masters_of(again), strict=True):
+    resumed = masters_after(again, str(tmp_path / "found" / "checkpoint-3"))
+    for one, other in zip(masters, resumed, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-7)

@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 import whet.train.masters as masters_module
 from whet import console
 from whet.errors import TrainingError
-from whet.train.masters import MasterOptimizer, join, split_
+from whet.train.masters import MasterOptimizer, join, round_at_random, split_
 
 AdamW = partial(torch.optim.AdamW, lr=1e-3, fused=True)
 SHAPES = ((300, 7), (5,), (64, 33))
@@ -179,3 +179,30 @@ def test_weights_that_others_change_are_started_from(capsys: pytest.CaptureFixtu
     mine.step()
     assert torch.equal(mine.masters_of(narrow[0]), torch.ones(SHAPES[0]))
     assert "weights were changed" in capsys.readouterr().err
+
+
+def test_rounding_at_random_is_exact_in_the_mean() -> None:
+    step = 2.0**-7  # between bfloat16 numbers from 1 to 2
+    given = torch.full((20_000,), 1 + 0.3 * step)
+    found = round_at_random(given, torch.Generator().manual_seed(1))
+    assert set(found.tolist()) == {1.0, 1 + step}
+    assert abs(float(found.double().mean()) - 1 - 0.3 * step) < 0.02 * step
+    kept = torch.tensor([1.5, -2.0, 0.0, float("inf"), float("-inf")])
+    assert torch.equal(round_at_random(kept).float(), kept)
+    assert round_at_random(torch.tensor([-1, 0x7FFFFFFF], dtype=torch.int32).view(torch.float32)).isnan().all()
+
+
+def test_the_end_of_training_rounds_what_nobody_else_has_set() -> None:
+    narrow, _ = both()
+    mine = MasterOptimizer(groups(narrow), partial(AdamW, lr=1e-6))
+    run(mine, narrow, 3)
+    wide = [mine.masters_of(p).clone() for p in narrow]
+    with torch.no_grad():
+        narrow[2].fill_(0.5)
+    mine.finish_(seed=1)
+    first = narrow[0].detach().float()
+    assert ((first - wide[0]).abs() <= wide[0].abs() * 2**-7).all() and not torch.equal(
+        first, wide[0].bfloat16().float()
+    )
+    assert torch.equal(narrow[2], torch.full(SHAPES[2], 0.5, dtype=torch.bfloat16))
+    assert all(torch.equal(mine.masters_of(p), p.float()) for p in narrow)

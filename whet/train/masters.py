@@ -42,6 +42,14 @@ def split_(masters: torch.Tensor, weights: torch.Tensor, low: torch.Tensor) -> N
     low.copy_(rest.clamp_(max=LARGEST_LOW))
 
 
+def round_at_random(masters: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+    """To one of the two bfloat16 neighbours, up with the probability of what is left over: exact in the mean."""
+    bits = masters.view(torch.int32)
+    left = torch.randint(0, 1 << 16, bits.shape, dtype=torch.int32, device=bits.device, generator=generator)
+    rounded = ((bits + left) >> 16 << 16).view(torch.float32)
+    return torch.where(masters.isfinite(), rounded, masters).bfloat16()
+
+
 class Piece:
     """A stretch of one parameter, and the leaf under which the library's optimizer knows it.
 
@@ -199,6 +207,24 @@ class MasterOptimizer(torch.optim.Optimizer):
 
     def _note_versions(self) -> None:
         self._versions = {p: p._version for p in self.pieces}
+
+    @torch.no_grad()
+    def finish_(self, seed: int) -> None:
+        """At the end of training: weights become their masters, rounded at random, and the masters are let go.
+
+        Rounded to the nearest, weights that moved by less than half a step of bfloat16 stand where they stood before
+        training (benchmarks/full_finetune.py). Weights that something else has set since the last step are left alone.
+        """
+        for parameter, pieces in self.pieces.items():
+            unchanged = parameter._version == self._versions[parameter]
+            generator = torch.Generator(parameter.device).manual_seed(seed)
+            for piece in pieces:
+                if piece.low is not None:
+                    if unchanged:
+                        piece.weights.copy_(round_at_random(piece.masters(), generator))
+                    piece.low.zero_()
+            seed += 1
+        self._note_versions()
 
     def masters_of(self, parameter: Parameter) -> torch.Tensor:
         """A parameter's masters, in its shape: a copy in float32."""

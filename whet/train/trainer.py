@@ -151,7 +151,10 @@ class WhetTrainer(Trainer):
         try:
             self.memory = self._plan()
             with memory_limit(self.args.device, self.wish.max_memory):
-                return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+                output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            if self.masters is not None:
+                self.masters.finish_(self.args.seed)
+            return output
         except torch.OutOfMemoryError as error:
             raise out_of_memory(error) from error
         except Exception as error:
