@@ -63,7 +63,7 @@ class PackedDataset(Dataset[Item]):
         return len(self.bins)
 
     def __getitem__(self, index: int) -> Item:
-        return _item([self.prepared.row(row) for row in self.bins[index]])
+        return item_of([self.prepared.row(row) for row in self.bins[index]])
 
 
 class PaddedDataset(Dataset[Item]):
@@ -76,10 +76,11 @@ class PaddedDataset(Dataset[Item]):
         return len(self.prepared)
 
     def __getitem__(self, index: int) -> Item:
-        return _item([self.prepared.row(index)])
+        return item_of([self.prepared.row(index)])
 
 
-def _item(documents: Sequence[tuple[np.ndarray, np.ndarray]]) -> Item:
+def item_of(documents: Sequence[tuple[np.ndarray, np.ndarray]]) -> Item:
+    """Documents one after the other as one item; the first token of each is never a label."""
     ids_T = np.concatenate([ids for ids, _ in documents]).astype(np.int64)
     labels_T = np.concatenate([labels for _, labels in documents]).astype(np.int64)
     firsts = np.cumsum([0, *(len(ids) for ids, _ in documents[:-1])])

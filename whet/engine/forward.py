@@ -9,7 +9,8 @@ B rows of S tokens, T = B S, D hidden size, V vocabulary, N positions that predi
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from whet.engine.attention import documents_of
 from whet.engine.kernels.norm import rms_norm, rms_norm_backward
 from whet.engine.layer import Batch, LayerFunction, Policy, layer_forward
 from whet.engine.lora import base_of, lora_of
-from whet.engine.loss import CHUNK_ROWS, IGNORE, head_loss, module_loss
+from whet.engine.loss import CHUNK_ROWS, IGNORE, head_loss, module_logprobs, module_loss, token_logprobs
 from whet.engine.parts import Layer
 from whet.engine.quantised import read_nf4
 from whet.engine.read import read_model
@@ -56,6 +57,7 @@ class Engine:
         self._refresh = Refresh([group for layer in self.layers for group in layer.groups])
         self._parameters = [parameter for layer in self.layers for parameter in layer.parameters]
         self._seen = self._versions()
+        self._off = False
         self._follow_optimizers()
 
     @classmethod
@@ -80,13 +82,48 @@ class Engine:
             rows_N: which of the T positions predict a label; lengths: tokens of the documents, row after row. Where the
                 loader gives both, nothing is read back from the device.
         """
-        targets_T = F.pad(labels_BS[:, 1:], (0, 1), value=IGNORE).flatten()
-        if rows_N is None:
-            rows_N = (targets_T != IGNORE).nonzero().squeeze(1)
-        targets_N = targets_T.index_select(0, rows_N)
+        rows_N, targets_N = _labelled(labels_BS, rows_N)
         with torch.autocast(input_ids_BS.device.type, enabled=False):
             hidden_ND = self.hidden(input_ids_BS, position_ids_BS, rows_N, lengths)
             return self._head_loss(hidden_ND, targets_N)
+
+    def logprobs(
+        self,
+        input_ids_BS: torch.Tensor,
+        position_ids_BS: torch.Tensor,
+        labels_BS: torch.Tensor,
+        rows_N: torch.Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> torch.Tensor:
+        """The log-probability of each label, in nats: ``logp_N``, row after row; arguments as of ``loss_sum``."""
+        rows_N, targets_N = _labelled(labels_BS, rows_N)
+        with torch.autocast(input_ids_BS.device.type, enabled=False):
+            hidden_ND = self.hidden(input_ids_BS, position_ids_BS, rows_N, lengths)
+            head, cap = self.spec.head, self.spec.logit_softcap
+            if self._head_is_frozen():
+                base = base_of(head)
+                return token_logprobs(
+                    hidden_ND, base.weight, targets_N, bias=base.bias, softcap=cap, chunk_rows=self.chunk_rows
+                )
+            return module_logprobs(hidden_ND, head, targets_N, softcap=cap, chunk_rows=self.chunk_rows)
+
+    @contextmanager
+    def adapters_off(self) -> Iterator[None]:
+        """Within it the engine computes what the model does without its adapters, for a reference; no gradients.
+
+        The operand s * B of every group is zero meanwhile. The products have the same shapes as with adapters, and so
+        the same rounding: adapters whose B is zero and no adapters give the same bits.
+        """
+        self.refresh()
+        for layer in self.layers:
+            for group in layer.groups:
+                group.switch_off()
+        self._off, self._seen = True, self._versions()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self._off, self._seen = False, []
 
     def hidden(
         self,
@@ -104,7 +141,7 @@ class Engine:
         for number, (layer, policy) in enumerate(zip(self.layers, self.policies, strict=True)):
             last = number == len(self.layers) - 1
             x_TD = LayerFunction.apply(
-                x_TD, layer, batch, policy if grad else "full", rows_N if last else None, *layer.parameters
+                x_TD, layer, batch, policy if grad or self._off else "full", rows_N if last else None, *layer.parameters
             )
         return FinalNorm.apply(x_TD, spec.final_norm, spec.final_norm_eps, spec.final_norm_offset)
 
@@ -158,16 +195,34 @@ class Engine:
             for group in layer.groups:
                 group.release()
 
+    @property
+    def adapts_ends(self) -> bool:
+        """Whether the embedding or the head has an adapter: ``adapters_off`` does not reach those."""
+        return any(hasattr(module, "base_layer") for module in (self.spec.embed, self.spec.head))
+
     def _versions(self) -> list[tuple[int, int]]:
         return [(parameter.data_ptr(), parameter._version) for parameter in self._parameters]
 
     def _head_loss(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
         head, cap = self.spec.head, self.spec.logit_softcap
-        base = base_of(head)
-        frozen = type(base) is torch.nn.Linear and base is head and not base.weight.requires_grad
-        if frozen and lora_of(head) is None:
+        if self._head_is_frozen():
+            base = base_of(head)
             return head_loss(hidden_ND, base.weight, targets_N, bias=base.bias, softcap=cap, chunk_rows=self.chunk_rows)
         return module_loss(hidden_ND, head, targets_N, softcap=cap, chunk_rows=self.chunk_rows)
+
+    def _head_is_frozen(self) -> bool:
+        head = self.spec.head
+        base = base_of(head)
+        frozen = type(base) is torch.nn.Linear and base is head and not base.weight.requires_grad
+        return frozen and lora_of(head) is None
+
+
+def _labelled(labels_BS: torch.Tensor, rows_N: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The positions that predict a label, and those labels."""
+    targets_T = F.pad(labels_BS[:, 1:], (0, 1), value=IGNORE).flatten()
+    if rows_N is None:
+        rows_N = (targets_T != IGNORE).nonzero().squeeze(1)
+    return rows_N, targets_T.index_select(0, rows_N)
 
 
 def _group(parts: LayerParts, name: str, dtype: torch.dtype, shared: dict[Any, Any]) -> Group:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from whet.engine.kernels.cross_entropy import cross_entropy_rows, cross_entropy_rows_
 from whet.engine.kernels.dispatch import wide
@@ -139,6 +140,30 @@ def module_loss(
         part = F.cross_entropy(logits_NV, targets_N[start : start + chunk_rows], reduction="sum", ignore_index=IGNORE)
         total = total + part
     return total
+
+
+def module_logprobs(
+    hidden_ND: torch.Tensor,
+    head: Callable[[torch.Tensor], torch.Tensor],
+    targets_N: torch.Tensor,
+    *,
+    softcap: float | None = None,
+    chunk_rows: int = CHUNK_ROWS,
+) -> torch.Tensor:
+    """``token_logprobs`` for any head (trained, with an adapter). The backward makes each chunk's logits again, so
+    that one chunk of them exists at a time."""
+
+    def chunk(rows_ND: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+        logits_NV = head(rows_ND).to(wide(hidden_ND.dtype))
+        if softcap is not None:
+            logits_NV = torch.tanh(logits_NV / softcap) * softcap
+        return -F.cross_entropy(logits_NV, labels_N, reduction="none", ignore_index=IGNORE)
+
+    parts = []
+    for start in range(0, max(1, len(targets_N)), chunk_rows):
+        part = hidden_ND[start : start + chunk_rows], targets_N[start : start + chunk_rows]
+        parts.append(checkpoint(chunk, *part, use_reentrant=False) if torch.is_grad_enabled() else chunk(*part))
+    return torch.cat(parts)
 
 
 class _FrozenHead(torch.autograd.Function):

@@ -87,6 +87,11 @@ class Group:
         """Copies A and s * B into the operands; after every optimizer step. For a whole model: ``Refresh``."""
         Refresh([self]).run()
 
+    def switch_off(self) -> None:
+        """Zeroes the operand s * B until the next refresh: the group computes as without its adapters."""
+        self.storage.b_NR.zero_()
+        self.storage.touched()
+
     def copies(self) -> list[Copy]:
         """What ``refresh`` copies, as (operand, parameter, factor)."""
         a_RK, b_NR = self.storage.a_RK, self.storage.b_NR

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from whet.data.answer_loader import AnswerDataset
 from whet.data.loader import PackedDataset, PaddedDataset
 from whet.engine.memory import Work
 
@@ -28,7 +29,9 @@ class Batches(NamedTuple):
     fill: float
 
 
-def count_batches(dataset: PackedDataset | PaddedDataset, micro: int, accumulation: int, seed: int) -> Batches:
+def count_batches(
+    dataset: PackedDataset | PaddedDataset | AnswerDataset, micro: int, accumulation: int, seed: int
+) -> Batches:
     """Count without reading a token.
 
     Args:
@@ -36,10 +39,10 @@ def count_batches(dataset: PackedDataset | PaddedDataset, micro: int, accumulati
         accumulation: micro-batches in an optimizer step.
         seed: which items meet is drawn in training; one draw stands for all.
     """
-    rows, packed = dataset.prepared, isinstance(dataset, PackedDataset)
+    rows, packed = dataset.prepared, not isinstance(dataset, PaddedDataset)
     lengths = rows.lengths.astype(np.float64)
     trained = rows.trained[rows.order].astype(np.float64)
-    bins = dataset.bins if isinstance(dataset, PackedDataset) else np.arange(len(lengths))[:, None]
+    bins = np.arange(len(lengths))[:, None] if isinstance(dataset, PaddedDataset) else dataset.bins
     firsts = np.cumsum([0, *map(len, bins)])[:-1]
     members = np.concatenate(bins)
     sizes = np.add.reduceat(lengths[members], firsts)

@@ -15,10 +15,11 @@ import numpy as np
 
 from whet.config import RunConfig
 from whet.console import Progress
+from whet.data.answer_documents import documents_of
 from whet.data.audit import Audit
 from whet.data.audit_report import AuditReport
 from whet.data.collect import Source
-from whet.data.records import ChatRecord, LabelRecord, PreferenceRecord, Record
+from whet.data.records import Record
 from whet.data.row_check import RowCheck
 from whet.data.run_rows import open_sources
 from whet.data.tokens import RecordEncoder
@@ -134,24 +135,10 @@ def _encoded(encode: RecordEncoder, records: list[Record]) -> Iterator[tuple[Rec
     """Each record with the tokens of its texts: of a preference two, the chosen and the rejected."""
     if not records:
         return
-    texts = [_texts(record) for record in records]
+    texts = [documents_of(record) for record in records]
     rows = iter(encode([text for group in texts for text in group]))
     for record, group in zip(records, texts, strict=True):
         yield record, list(islice(rows, len(group)))
-
-
-def _texts(record: Record) -> list[Record]:
-    """The documents of a record: what follows a preference's prompt is trained, the prompt is not."""
-    if isinstance(record, PreferenceRecord):
-        return [_going_on(record, record.chosen), _going_on(record, record.rejected)]
-    if isinstance(record, LabelRecord):
-        return [_going_on(record, record.completion)]
-    return [record]
-
-
-def _going_on(record: PreferenceRecord | LabelRecord, following: list[dict[str, Any]]) -> ChatRecord:
-    prompt = [{**message, "train": False} if message["role"] == "assistant" else message for message in record.prompt]
-    return ChatRecord([*prompt, *following], record.tools)
 
 
 def _left_out(sources: Sequence[Source]) -> tuple[dict[str, int], int]:

@@ -25,13 +25,12 @@ from whet.train.callbacks import RecordMetrics, ShowProgress, StopOnInterrupt, T
 from whet.train.checkpoint import remove_incomplete
 from whet.train.engine import engine_for, goal_of
 from whet.train.flat import FlatAdapters
+from whet.train.forward import Batch, Forward, Objective
 from whet.train.full import full_optimizer
 from whet.train.masters import MasterOptimizer
 from whet.train.memory import Memory, out_of_memory
 from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory_limit
 from whet.train.optim import adapter_optimizer
-
-Batch = dict[str, Any]  # of data/loader.py
 
 
 class WhetTrainer(Trainer):
@@ -64,6 +63,7 @@ class WhetTrainer(Trainer):
         callbacks: list[Any] | None = None,
         interruptible: bool = True,
         wish: Wish = FASTEST,
+        objective: Objective | None = None,
     ) -> None:
         args.remove_unused_columns = False
         args.label_names = ["labels"]
@@ -83,7 +83,7 @@ class WhetTrainer(Trainer):
         self.masters: MasterOptimizer | None = None
         self._released = False
         self.halves = halves(self.accelerator.unwrap_model(self.model))
-        self.wish = wish
+        self.wish, self.objective = wish, objective
         self.forward = ""
         self.memory: Memory | None = None
         self.engine = self._engine() if train_dataset else None
@@ -149,6 +149,7 @@ class WhetTrainer(Trainer):
         if self._released:
             self.engine, self._released = self._engine(), False
         try:
+            self._prepare_objective(self.train_dataset)
             self.memory = self._plan()
             with memory_limit(self.args.device, self.wish.max_memory):
                 output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -231,23 +232,57 @@ class WhetTrainer(Trainer):
             self.masters.zero_grad()
         else:
             model.zero_grad()
+        if self.objective is not None:
+            self.objective.training.take()  # the probe is no step
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Cross-entropy of the micro-batch / trained tokens of the whole step."""
+        """Loss of the micro-batch / trained tokens (or what else the objective counts) of the whole step."""
         if self.model.training and self.flat is not None:
             self.flat.attach()  # transformers sets gradients to None after each step
         total = self._loss_sum(model, inputs)
-        count = inputs["layout"].labelled if num_items_in_batch is None else num_items_in_batch
+        count = self._count(inputs) if num_items_in_batch is None else num_items_in_batch
         count = count.clamp(min=1) if isinstance(count, torch.Tensor) else max(int(count), 1)
         loss = total / count
         if num_items_in_batch is not None and self.args.average_tokens_across_devices:
             loss = loss * self.accelerator.num_processes  # count is over all processes; their gradients are averaged
         return (loss, {}) if return_outputs else loss
 
+    def _count(self, inputs: Batch) -> int:
+        return int(inputs["layout"].labelled) if self.objective is None else self.objective.count(inputs)
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        if self.objective is None:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        count = torch.tensor(sum(self._count(batch) for batch in batch_samples), device=device)
+        if self.args.average_tokens_across_devices and self.args.world_size > 1:
+            count = self.accelerator.gather(count).sum()  # type: ignore[union-attr]
+        return count
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> Any:
+        """The micro-batches of a step; an objective may look at all of them before."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if self.objective is not None and batches:
+            batches = [self._prepare_inputs(batch) for batch in batches]
+            self.objective.begin_step(self._forward(self.model), batches)
+        return batches, count
+
+    def _forward(self, model: Any) -> Forward:
+        engine, found = (self.engine, self.halves) if model is self.model else (None, None)
+        return Forward(model, self.accelerator.unwrap_model(model), engine, found, self.accelerator.autocast)
+
+    def _prepare_objective(self, dataset: Any) -> None:
+        if self.objective is not None:
+            with self.compute_loss_context_manager():
+                self.objective.prepare(
+                    self._forward(self.model), dataset, lambda items: self._prepare_inputs(self.data_collator(items))
+                )
+
     def _loss_sum(self, model: Any, inputs: Batch) -> torch.Tensor:
-        """Sum of the cross-entropy over the labelled tokens of one micro-batch."""
+        """Sum of the cross-entropy over the labelled tokens of one micro-batch, or of the objective's losses."""
+        if self.objective is not None:
+            return self.objective.loss_sum(self._forward(model), inputs)
         labels_BT = inputs["labels"]
         if self.engine is not None and model is self.model:
             if not torch.is_grad_enabled():
@@ -275,25 +310,36 @@ class WhetTrainer(Trainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Mean loss over all trained tokens of the validation rows, not over batches."""
+        """Mean loss over all trained tokens (or examples) of the validation rows, not over batches."""
         model, total, count = self.model, 0.0, 0
         was_training = model.training
         model.eval()
-        for inputs in self.get_eval_dataloader(eval_dataset):
+        loader: Any = self.get_eval_dataloader(eval_dataset)
+        if self.objective is not None:
+            self._prepare_objective(loader.dataset)
+            loader = [self._prepare_inputs(inputs) for inputs in loader]
+            self.objective.begin_step(self._forward(model), loader)
+        for inputs in loader:
             inputs = self._prepare_inputs(inputs)
             with self.compute_loss_context_manager():
                 total += float(self._loss_sum(model, inputs))
-            count += inputs["layout"].labelled
+            count += self._count(inputs)
         model.train(was_training)
         both = torch.tensor([total, float(count)], dtype=torch.float64, device=self.args.device)
         total, count = self.accelerator.reduce(both).tolist()  # type: ignore[union-attr]
-        metrics = {f"{metric_key_prefix}_loss": total / max(count, 1), f"{metric_key_prefix}_tokens": count}
+        metrics = {f"{metric_key_prefix}_loss": total / max(count, 1)}
+        if self.objective is None:
+            metrics[f"{metric_key_prefix}_tokens"] = count
+        else:
+            metrics |= {f"{metric_key_prefix}_{name}": x for name, x in self.objective.validation.take().items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Refuse to go on with a loss that is not a number."""
+        if self.objective is not None and "loss" in logs:
+            logs |= self.objective.training.take()
         super().log(logs, start_time)
         loss = logs.get("loss", logs.get("train_loss"))  # the second one ends a run that logged no step
         if loss is not None and not math.isfinite(loss):

@@ -1,0 +1,98 @@
+"""Pairs of a tiny model that the tests of preference training share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import NUMBERS
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
+
+from whet.data.answer_loader import AnswerDataset, collate_answers
+from whet.data.answer_rows import AnswerRows
+from whet.data.records import PreferenceRecord
+from whet.models.adapters import add_lora
+from whet.train.preference.objective import PreferenceObjective
+from whet.train.preference.rows import label_rows, pair_rows
+from whet.train.trainer import WhetTrainer
+
+
+def pair(n: int) -> PreferenceRecord:
+    """A pair whose lengths depend on its number."""
+    asked = " ".join([NUMBERS[n % 10]] * (1 + n % 3))
+    good, bad = NUMBERS[(n + 1) % 10], " ".join(["well"] * (2 + n % 4))
+    return PreferenceRecord(
+        [{"role": "user", "content": f"After {asked}?"}],
+        [{"role": "assistant", "content": good}],
+        [{"role": "assistant", "content": bad}],
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_llama_dir: Path) -> Any:
+    return AutoTokenizer.from_pretrained(tiny_llama_dir)
+
+
+@pytest.fixture(scope="session")
+def pairs(tokenizer: Any) -> AnswerRows:
+    return pair_rows(tokenizer, [pair(n) for n in range(8)], 128)
+
+
+@pytest.fixture(scope="session")
+def judged(tokenizer: Any) -> AnswerRows:
+    return label_rows(tokenizer, [pair(n) for n in range(6)], 128)
+
+
+@pytest.fixture
+def make_model(tiny_llama_dir: Path) -> Callable[..., Any]:
+    """``make_model("lora")`` has adapters that do something; ``"fresh"`` ones that do nothing yet; ``"full"`` none."""
+
+    def make(kind: str, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+        base = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=dtype)
+        if kind == "full":
+            return base
+        return add_lora(base, rank=4, init_lora_weights=kind == "fresh", **options)
+
+    return make
+
+
+@pytest.fixture
+def make_trainer(tmp_path: Path) -> Callable[..., WhetTrainer]:
+    """``make_trainer(model, rows, method, micro=1, accumulate=1, budget=None)``"""
+
+    def make(
+        model: Any,
+        rows: AnswerRows,
+        method: Any,
+        micro: int = 1,
+        accumulate: int = 1,
+        budget: Any = None,
+        **changes: Any,
+    ) -> WhetTrainer:
+        keys = {"max_steps": 1, "max_grad_norm": 0, "learning_rate": 1e-3, "save_strategy": "no", "logging_steps": 1}
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path / "out"),
+            per_device_train_batch_size=micro,
+            per_device_eval_batch_size=micro,
+            gradient_accumulation_steps=accumulate,
+            disable_tqdm=True,
+            report_to="none",
+            dataloader_pin_memory=False,
+            lr_scheduler_type="constant",
+            **{**keys, **changes},
+        )
+        return WhetTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=AnswerDataset(rows, budget),
+            eval_dataset=AnswerDataset(rows, budget),
+            collate=partial(collate_answers, pad_id=3),
+            tokenizer=None,
+            objective=PreferenceObjective(method),
+        )
+
+    return make

@@ -1,0 +1,157 @@
+"""The step: against the plain computation, at step 0, and under every way of cutting it into micro-batches."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from whet.data.answer_loader import AnswerDataset, collate_answers
+from whet.data.answer_rows import AnswerRows
+from whet.text.encode import IGNORE
+from whet.train.preference.answers import Answers
+from whet.train.preference.dpo import Dpo
+from whet.train.preference.kto import Kto
+from whet.train.preference.orpo import Orpo
+from whet.train.preference.simpo import Simpo
+
+METHODS = [Dpo(0.3), Dpo(0.3, "ipo"), Orpo(0.4), Simpo()]
+OWN = {"dropout": 1e-9}  # the engine has no dropout: the model's own forward runs
+
+
+class Capture(TrainerCallback):
+    """Gradients before the optimizer."""
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.gradients = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def step_of(trainer: Any) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    capture = Capture()
+    trainer.add_callback(capture)
+    trainer.train()
+    return capture.gradients, next(line for line in trainer.state.log_history if "loss" in line)
+
+
+def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> float:
+    assert first and first.keys() == second.keys()
+    return max(((first[n] - second[n]).norm() / second[n].norm().clamp_min(1e-9)).item() for n in first)
+
+
+def plain_logprobs(model: Any, rows: AnswerRows) -> tuple[torch.Tensor, torch.Tensor]:
+    """One document at a time through the model's own forward with all logits: the specification."""
+    sums, counts = [], []
+    for number in range(len(rows.prepared)):
+        ids, labels = (torch.tensor(part, dtype=torch.long) for part in rows.prepared.row(number))
+        logp = model(input_ids=ids[None]).logits[0, :-1].double().log_softmax(-1)
+        trained = labels[1:] != IGNORE
+        sums.append(logp.gather(1, ids[1:, None])[:, 0][trained].sum())
+        counts.append(trained.sum())
+    return torch.stack(sums), torch.stack(counts).double()
+
+
+def plain_step(model: Any, base: Any, rows: AnswerRows, method: Any) -> tuple[dict[str, torch.Tensor], float]:
+    model = copy.deepcopy(model).train()
+    policy, counts = plain_logprobs(model, rows)
+    with torch.no_grad():
+        reference, _ = plain_logprobs(base, rows)
+    pairs = [Answers(policy[i::2], counts[i::2], reference[i::2]) for i in (0, 1)]
+    loss = method(*pairs).loss_P.mean()
+    loss.backward()
+    return {n: p.grad for n, p in model.named_parameters() if p.grad is not None}, loss.item()
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__ + getattr(m, "loss", ""))
+@pytest.mark.parametrize("kind", ["engine", "own", "full"])
+def test_a_step_is_the_plain_computation(
+    make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows, method: Any, kind: str
+) -> None:
+    model = make_model("full") if kind == "full" else make_model("lora", **(OWN if kind == "own" else {}))
+    expected, loss = plain_step(model, make_model("full"), pairs, method)
+    trainer = make_trainer(model, pairs, method, micro=2, accumulate=2, budget=128)
+    assert (trainer.engine is not None) == (kind == "engine")
+    trainer.args.gradient_accumulation_steps = math.ceil(len(trainer.train_dataset) / 2)
+    found, line = step_of(trainer)
+    assert line["loss"] == pytest.approx(loss, rel=1e-5)
+    assert difference(found, expected) < 2e-4
+
+
+@pytest.mark.parametrize("kind", ["engine", "own", "full"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_step_0_has_no_margin(
+    make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows, kind: str, dtype: torch.dtype
+) -> None:
+    model = (
+        make_model("full", dtype) if kind == "full" else make_model("fresh", dtype, **(OWN if kind == "own" else {}))
+    )
+    trainer = make_trainer(model, pairs, Dpo(0.1), accumulate=8)
+    _, line = step_of(trainer)
+    assert line["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert line["rewards/margins"] == 0 and line["rewards/chosen"] == 0 and line["kl"] == 0
+
+
+def test_the_cached_reference_in_another_packing(
+    make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows
+) -> None:
+    trainer = make_trainer(make_model("full"), pairs, Dpo(0.1), micro=3, accumulate=1, budget=200)
+    _, line = step_of(trainer)
+    assert line["loss"] == pytest.approx(math.log(2), abs=1e-5) and abs(line["rewards/margins"]) < 1e-5
+
+
+@pytest.mark.parametrize("method", [*METHODS, Kto(0.3)], ids=lambda m: type(m).__name__ + getattr(m, "loss", ""))
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_batches_do_not_change_a_step(
+    make_model: Callable[..., Any],
+    make_trainer: Callable[..., Any],
+    pairs: AnswerRows,
+    judged: AnswerRows,
+    method: Any,
+    kind: str,
+) -> None:
+    model, rows = make_model(kind), judged if method.judged else pairs
+    found = []
+    for micro, accumulate, budget in ((1, len(rows), None), (len(rows), 1, None), (2, len(rows), 160)):
+        trainer = make_trainer(copy.deepcopy(model), rows, method, micro=micro, accumulate=accumulate, budget=budget)
+        found.append(step_of(trainer))
+    for gradients, line in found[1:]:
+        assert line["loss"] == pytest.approx(found[0][1]["loss"], rel=1e-5)
+        assert line["rewards/margins"] == pytest.approx(found[0][1]["rewards/margins"], abs=1e-5)
+        assert difference(gradients, found[0][0]) < 1e-4
+
+
+def test_training_raises_the_margin(
+    make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows
+) -> None:
+    trainer = make_trainer(make_model("fresh"), pairs, Dpo(0.5), micro=8, max_steps=12, learning_rate=1e-2)
+    before = trainer.evaluate()
+    trainer.train()
+    after = trainer.evaluate()
+    assert before["eval_rewards/margins"] == 0 and before["eval_loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert after["eval_rewards/margins"] > 0.1 and after["eval_rewards/accuracies"] > 0.9
+    assert after["eval_loss"] < before["eval_loss"] and after["eval_kl"] > 0
+
+
+def test_kto_separates_good_from_bad(
+    make_model: Callable[..., Any], make_trainer: Callable[..., Any], judged: AnswerRows
+) -> None:
+    trainer = make_trainer(make_model("fresh"), judged, Kto(0.5), micro=12, max_steps=12, learning_rate=1e-2)
+    trainer.train()
+    assert trainer.evaluate()["eval_rewards/margins"] > 0.1
+
+
+def test_batches_know_their_answers(pairs: AnswerRows) -> None:
+    dataset = AnswerDataset(pairs, 100)
+    assert sorted(n for group in dataset.groups for n in group) == list(range(len(pairs)))
+    batch = collate_answers([dataset[0], dataset[1]], pad_id=3)
+    layout = batch["answers"]
+    assert sum(layout.tokens) == len(batch["rows"]) == batch["layout"].labelled
+    assert layout.examples * 2 == len(layout.tokens) == len(layout.documents)
+    targets = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE).flatten()[batch["rows"]]
+    for part, number in zip(targets.split(layout.tokens), layout.documents, strict=True):
+        labels = pairs.prepared.row(number)[1]
+        assert part.tolist() == labels[labels != IGNORE].tolist()

@@ -1,0 +1,121 @@
+"""From a batch of answers to the loss of a method: the one loop that all methods share.
+
+N tokens of A answers; P pairs or judged answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from whet.console import Progress
+from whet.data.answer_loader import AnswerDataset, AnswerLayout
+from whet.train.forward import Batch, Forward
+from whet.train.preference.answers import Answers, Outcome
+from whet.train.preference.dpo import Dpo
+from whet.train.preference.figures import Figures
+from whet.train.preference.kto import Kto, divergence
+from whet.train.preference.orpo import Orpo
+from whet.train.preference.simpo import Simpo
+
+Method = Dpo | Orpo | Simpo | Kto
+
+
+class PreferenceObjective:
+    """The loss that a trainer asks for, in place of the cross-entropy.
+
+    The reference is the model without its adapters, in the same forward as the policy; where the weights themselves are
+    trained, it is computed for all answers before the first step (``prepare``).
+    """
+
+    def __init__(self, method: Method) -> None:
+        self.method = method
+        self.training, self.validation = Figures(), Figures()
+        self._z: torch.Tensor | None = None
+
+    def prepare(self, forward: Forward, dataset: AnswerDataset, load: Callable[[list[Any]], Batch]) -> None:
+        """Compute the reference of a data set once, with the weights as they are now, where no adapter can be left out.
+
+        Args:
+            load: items to a batch on the device.
+        """
+        if not self.method.needs_reference or forward.has_adapters or dataset.reference is not None:
+            return
+        found: dict[int, torch.Tensor] = {}
+        with torch.no_grad(), Progress("reference", len(dataset), "rows") as progress:
+            for number in range(len(dataset)):
+                batch = load([dataset[number]])
+                for part in (batch, batch.get("others")):
+                    if part is not None:
+                        layout: AnswerLayout = part["answers"]
+                        each = forward.logprobs(part).cpu().split(layout.tokens)
+                        found.update(zip(layout.documents, each, strict=True))
+                progress.advance(1)
+        dataset.reference = [found.get(number, torch.empty(0)) for number in range(dataset.documents())]
+
+    def begin_step(self, forward: Forward, batches: Sequence[Batch]) -> None:
+        """Before an optimizer step: KTO's divergence from all of its micro-batches."""
+        if not isinstance(self.method, Kto):
+            return
+        ratios = []
+        with torch.no_grad():
+            for others in (batch["others"] for batch in batches if "others" in batch):
+                policy_N, reference_N = forward.logprobs(others), self._reference(forward, others)
+                assert reference_N is not None
+                ratios.append(answer_sums(policy_N - reference_N, others["answers"]))
+        device = batches[0]["input_ids"].device if batches else None
+        self._z = divergence(torch.cat(ratios)) if ratios else torch.zeros((), device=device)
+
+    def count(self, batch: Batch) -> int:
+        """Pairs, or judged answers: what a step's loss is averaged over."""
+        layout: AnswerLayout = batch["answers"]
+        return layout.examples
+
+    def loss_sum(self, forward: Forward, batch: Batch) -> torch.Tensor:
+        """The sum of the losses of a batch's examples."""
+        layout: AnswerLayout = batch["answers"]
+        reference_N = self._reference(forward, batch)
+        policy_N = forward.logprobs(batch)
+        policy_A = answer_sums(policy_N, layout)
+        tokens_A = torch.tensor(layout.tokens, dtype=policy_A.dtype).to(policy_A.device)
+        reference_A = None if reference_N is None else answer_sums(reference_N, layout)
+        found = self._outcome(Answers(policy_A, tokens_A, reference_A), layout)
+        if reference_N is not None:
+            found.figures["kl"] = _divergence_of_tokens(policy_N.detach(), reference_N)
+        (self.training if torch.is_grad_enabled() else self.validation).add(found.figures)
+        return found.loss_P.sum()
+
+    def _outcome(self, answers: Answers, layout: AnswerLayout) -> Outcome:
+        if isinstance(self.method, Kto):
+            assert layout.good is not None and self._z is not None, "begin_step comes first"
+            good_P = torch.tensor(layout.good).to(answers.logp_P.device)
+            return self.method(answers, good_P, self._z.to(answers.logp_P.dtype))
+        chosen, rejected = (
+            Answers(*(None if value is None else value[place::2] for value in answers))  # type: ignore[arg-type]
+            for place in (0, 1)
+        )
+        return self.method(chosen, rejected)
+
+    def _reference(self, forward: Forward, batch: Batch) -> torch.Tensor | None:
+        """Log-probabilities of the tokens under the reference."""
+        if not self.method.needs_reference:
+            return None
+        if "reference" in batch:
+            stored: torch.Tensor = batch["reference"]
+            return stored
+        with forward.reference():
+            return forward.logprobs(batch)
+
+
+def answer_sums(values_N: torch.Tensor, layout: AnswerLayout) -> torch.Tensor:
+    """The sum over each answer's tokens, always in the same order: equal values give equal sums to the bit."""
+    return torch.stack([part.sum() for part in values_N.split(layout.tokens)])
+
+
+def _divergence_of_tokens(policy_N: torch.Tensor, reference_N: torch.Tensor) -> torch.Tensor:
+    """An estimate of KL(policy || reference) at each token, never negative (Schulman 2020, "k3"): right where the
+    answers are the policy's own, else a measure of how far it has moved on these."""
+    r_N = reference_N - policy_N
+    return torch.expm1(r_N) - r_N
