@@ -1,4 +1,4 @@
-"""Batches of answers: examples packed into rows, every answer a document of its own behind its prompt.
+"""Batches of answers: every answer is a document of its own behind its prompt.
 
 Documents do not see each other, so that a pair costs its prompt twice; a prompt that both answers share would be a
 branch mask in the engine's attention, and everything here would stay as it is but ``_item``'s documents.
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from whet.data.answer_rows import AnswerRows
 from whet.data.loader import collate, item_of
-from whet.data.packing import pack
+from whet.data.prepared import Prepared
 
 Item = dict[str, Any]
 
@@ -40,14 +40,13 @@ class AnswerLayout:
 
 
 class AnswerDataset(Dataset[Item]):
-    """Bins of whole examples.
+    """One example an item.
 
     Item: ``input_ids``, ``labels``, ``position_ids`` (each T, int64), ``answers``: an ``AnswerLayout``; of judged
-    answers also ``others``: an item with other prompts' answers, or None.
+    answers also ``others``: an item with another prompt's answer, where there is one.
 
     Args:
         rows: pairs or judged answers.
-        budget: tokens of a bin; None: one example in each.
 
     Attributes:
         bins: numbers of the documents of each item.
@@ -56,12 +55,9 @@ class AnswerDataset(Dataset[Item]):
             computed ahead; items then have ``reference``.
     """
 
-    def __init__(self, rows: AnswerRows, budget: int | None = None) -> None:
+    def __init__(self, rows: AnswerRows) -> None:
         self.rows, self.prepared = rows, rows.prepared
-        lengths = rows.lengths
-        groups = [[n] for n in range(len(rows))] if budget is None else pack(lengths, max(budget, int(lengths.max())))
-        self.groups = groups
-        self.bins = [[n * rows.size + place for n in group for place in range(rows.size)] for group in groups]
+        self.bins = [list(range(n * rows.size, (n + 1) * rows.size)) for n in range(len(rows))]
         self.reference: list[torch.Tensor] | None = None
         self._trained = self.prepared.trained[self.prepared.order]
 
@@ -69,29 +65,23 @@ class AnswerDataset(Dataset[Item]):
         return len(self.bins)
 
     def __getitem__(self, index: int) -> Item:
-        documents, examples = self.bins[index], self.groups[index]
+        documents = self.bins[index]
         item: Item = dict(item_of([self.prepared.row(number) for number in documents]))
         good = self.rows.good
         item["answers"] = AnswerLayout(
             tuple(int(self._trained[number]) for number in documents),
             tuple(documents),
-            len(examples),
-            None if good is None else tuple(bool(good[n]) for n in examples),
+            1,
+            None if good is None else (bool(good[index]),),
         )
-        if self.rows.others is not None:
-            item["others"] = self._others(examples)
+        if self.rows.others is not None and self.rows.other_of is not None and self.rows.other_of[index] >= 0:
+            item["others"] = self._other(self.rows.others, int(self.rows.other_of[index]))
         return self._with_reference(item)
 
-    def _others(self, examples: Sequence[int]) -> Item | None:
-        assert self.rows.others is not None and self.rows.other_of is not None
-        others = self.rows.others
-        places = [int(self.rows.other_of[n]) for n in examples if self.rows.other_of[n] >= 0]
-        if not places:
-            return None
-        item: Item = dict(item_of([others.row(place) for place in places]))
-        first = len(self.prepared)  # numbers of other answers stand behind those of the answers
-        tokens = tuple(int(others.trained[place]) for place in places)
-        item["answers"] = AnswerLayout(tokens, tuple(first + place for place in places), len(places))
+    def _other(self, others: Prepared, place: int) -> Item:
+        item: Item = dict(item_of([others.row(place)]))
+        number = len(self.prepared) + place  # numbers of other answers stand behind those of the answers
+        item["answers"] = AnswerLayout((int(others.trained[place]),), (number,), 1)
         return self._with_reference(item)
 
     def _with_reference(self, item: Item) -> Item:
@@ -105,9 +95,27 @@ class AnswerDataset(Dataset[Item]):
         return len(self.prepared) + (len(self.rows.others) if self.rows.others is not None else 0)
 
 
-def collate_answers(items: Sequence[Item], pad_id: int = 0) -> dict[str, Any]:
+class CollateAnswers:
+    """Makes batches of items; call it with a list of them.
+
+    Args:
+        pad_id: fills rows.
+        flat: put all items into one row, without padding. The engine reads documents one after the other anyway; a
+            model's own attention would compare every token of the row with every other one.
+    """
+
+    def __init__(self, pad_id: int = 0, *, flat: bool = False) -> None:
+        self.pad_id, self.flat = pad_id, flat
+
+    def __call__(self, items: Sequence[Item]) -> dict[str, Any]:
+        return collate_answers(items, self.pad_id, flat=self.flat)
+
+
+def collate_answers(items: Sequence[Item], pad_id: int = 0, *, flat: bool = False) -> dict[str, Any]:
     """A batch: as ``whet.data.loader.collate``, with ``answers`` of all rows together, and ``others`` as a batch."""
-    batch = collate(items, pad_id)
+    names = ("input_ids", "labels", "position_ids")
+    rows = [{name: torch.cat([item[name] for item in items]) for name in names}] if flat else items
+    batch = collate(rows, pad_id)
     found: list[AnswerLayout] = [item["answers"] for item in items]
     batch["answers"] = AnswerLayout(
         tuple(tokens for layout in found for tokens in layout.tokens),
@@ -117,7 +125,7 @@ def collate_answers(items: Sequence[Item], pad_id: int = 0) -> dict[str, Any]:
     )
     if "reference" in items[0]:
         batch["reference"] = torch.cat([item["reference"] for item in items])
-    others = [item["others"] for item in items if item.get("others") is not None]
+    others = [item["others"] for item in items if "others" in item]
     if others:
-        batch["others"] = collate_answers(others, pad_id)
+        batch["others"] = collate_answers(others, pad_id, flat=flat)
     return batch

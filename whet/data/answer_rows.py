@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from whet.data.prepare import NOTHING_TRAINED, TOO_LONG, Excess, PreparedWriter, gather
-from whet.data.prepared import Prepared
+from whet.data.prepared import Prepared, Stats
 from whet.errors import DataError
 from whet.text.encode import Encoded, EncodedRows
 
@@ -134,3 +134,53 @@ class AnswerWriter:
         if not all(row.trained for row in group):
             return NOTHING_TRAINED
         return SAME if len(group) == 2 and group[0].ids == group[1].ids else ""
+
+
+def joined(parts: Sequence[AnswerRows]) -> AnswerRows:
+    """The examples of several sources, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    first = parts[0]
+    judged = first.good is not None
+    others = [part.others for part in parts if part.others is not None]
+    return AnswerRows(
+        _joined([part.prepared for part in parts]),
+        first.size,
+        np.concatenate([part.good for part in parts if part.good is not None]) if judged else None,
+        _joined(others) if others else None,
+        _other_places(parts) if judged else None,
+    )
+
+
+def _other_places(parts: Sequence[AnswerRows]) -> np.ndarray:
+    found, before = [], 0
+    for part in parts:
+        assert part.other_of is not None
+        found.append(np.where(part.other_of >= 0, part.other_of + before, -1))
+        before += len(part.others) if part.others is not None else 0
+    return np.concatenate(found)
+
+
+def _joined(parts: Sequence[Prepared]) -> Prepared:
+    """Sets whose rows all are in the order in which they are stored."""
+    sizes = np.concatenate([np.diff(part.offsets) for part in parts])
+    stats = [part.stats for part in parts]
+    dropped: Counter[str] = Counter()
+    for each in stats:
+        dropped.update(each.dropped)
+    return Prepared(
+        np.concatenate([part.ids for part in parts]),
+        np.concatenate([part.mask for part in parts]),
+        np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]),
+        np.concatenate([part.trained for part in parts]),
+        np.arange(len(sizes)),
+        Stats(
+            sum(each.rows for each in stats),
+            sum(each.tokens for each in stats),
+            sum(each.trained_tokens for each in stats),
+            max(each.longest_row for each in stats),
+            sum(each.truncated for each in stats),
+            dict(dropped),
+            sum(each.quoted for each in stats),
+        ),
+    )

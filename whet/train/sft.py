@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from whet import runtime
 from whet.config import RunConfig
@@ -59,7 +60,28 @@ class RunResult:
         return self.tokens / max(self.seconds, 1e-9)
 
 
+class Job(NamedTuple):
+    """What differs between kinds of training.
+
+    Attributes:
+        rows: reads and encodes them; what it returns has ``sample``, records for the chat template.
+        report: says what they are.
+        trainer: of config, run folder, model, tokenizer, rows and the longest row.
+        prepared: the training rows as tokens, for the manifest.
+    """
+
+    rows: Callable[[RunConfig, Any, int], Any]
+    report: Callable[[Any], None]
+    trainer: Callable[[RunConfig, Path, Any, Any, Any, int], WhetTrainer]
+    prepared: Callable[[Any], Prepared]
+
+
 def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
+    """Supervised fine-tuning as ``config`` says; see ``run_job``."""
+    return run_job(config, resume, Job(prepare_rows, _report, _trainer, lambda rows: rows.train))
+
+
+def run_job(config: RunConfig, resume: bool, job: Job) -> RunResult:
     """Train as ``config`` says and write the run folder ``config.output_dir``.
 
     Args:
@@ -74,8 +96,8 @@ def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
     runtime.seed_everything(config.seed)
     tokenizer = tokenizer_for(config)
     limit = longest_row(config)
-    rows = prepare_rows(config, tokenizer, limit)
-    _report(rows)
+    rows = job.rows(config, tokenizer, limit)
+    job.report(rows)
     template = settle_template(tokenizer, rows.sample)
     model, _ = load_model(
         base_name(config),
@@ -86,7 +108,7 @@ def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
     )
     model = _trainable(model, config)
     write_text_atomic(run / "config.yml", config.to_yaml(absolute=True))
-    trainer = _trainer(config, run, model, tokenizer, rows, limit)
+    trainer = job.trainer(config, run, model, tokenizer, rows, limit)
     checkpoint = newest_complete(run / "checkpoints") if resume else None
     if resume:
         notice(f"going on from {checkpoint}" if checkpoint else f"no complete checkpoint in {run}: starting afresh")
@@ -97,7 +119,7 @@ def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
     _save(run, trainer.model, tokenizer, adapter=config.adapter is not None)
     write_manifest(
         run / "manifest.json",
-        rows.train,
+        job.prepared(rows),
         seed=config.seed,
         base_model=config.base_model,
         chat_template=template,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch
 from small_runs import NUMBERS
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
-from whet.data.answer_loader import AnswerDataset, collate_answers
+from whet.data.answer_loader import AnswerDataset, CollateAnswers
 from whet.data.answer_rows import AnswerRows
 from whet.data.records import PreferenceRecord
 from whet.models.adapters import add_lora
@@ -62,7 +61,7 @@ def make_model(tiny_llama_dir: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., WhetTrainer]:
-    """``make_trainer(model, rows, method, micro=1, accumulate=1, budget=None)``"""
+    """``make_trainer(model, rows, method, micro=1, accumulate=1, flat=False)``"""
 
     def make(
         model: Any,
@@ -70,7 +69,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., WhetTrainer]:
         method: Any,
         micro: int = 1,
         accumulate: int = 1,
-        budget: Any = None,
+        flat: bool = False,
         **changes: Any,
     ) -> WhetTrainer:
         keys = {"max_steps": 1, "max_grad_norm": 0, "learning_rate": 1e-3, "save_strategy": "no", "logging_steps": 1}
@@ -88,9 +87,9 @@ def make_trainer(tmp_path: Path) -> Callable[..., WhetTrainer]:
         return WhetTrainer(
             model=model,
             args=arguments,
-            train_dataset=AnswerDataset(rows, budget),
-            eval_dataset=AnswerDataset(rows, budget),
-            collate=partial(collate_answers, pad_id=3),
+            train_dataset=AnswerDataset(rows),
+            eval_dataset=AnswerDataset(rows),
+            collate=CollateAnswers(3, flat=flat),
             tokenizer=None,
             objective=PreferenceObjective(method),
         )

@@ -73,9 +73,8 @@ def test_a_step_is_the_plain_computation(
 ) -> None:
     model = make_model("full") if kind == "full" else make_model("lora", **(OWN if kind == "own" else {}))
     expected, loss = plain_step(model, make_model("full"), pairs, method)
-    trainer = make_trainer(model, pairs, method, micro=2, accumulate=2, budget=128)
+    trainer = make_trainer(model, pairs, method, micro=3, accumulate=3, flat=kind == "engine")
     assert (trainer.engine is not None) == (kind == "engine")
-    trainer.args.gradient_accumulation_steps = math.ceil(len(trainer.train_dataset) / 2)
     found, line = step_of(trainer)
     assert line["loss"] == pytest.approx(loss, rel=1e-5)
     assert difference(found, expected) < 2e-4
@@ -98,7 +97,7 @@ def test_step_0_has_no_margin(
 def test_the_cached_reference_in_another_packing(
     make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows
 ) -> None:
-    trainer = make_trainer(make_model("full"), pairs, Dpo(0.1), micro=3, accumulate=1, budget=200)
+    trainer = make_trainer(make_model("full"), pairs, Dpo(0.1), micro=8)
     _, line = step_of(trainer)
     assert line["loss"] == pytest.approx(math.log(2), abs=1e-5) and abs(line["rewards/margins"]) < 1e-5
 
@@ -115,8 +114,8 @@ def test_batches_do_not_change_a_step(
 ) -> None:
     model, rows = make_model(kind), judged if method.judged else pairs
     found = []
-    for micro, accumulate, budget in ((1, len(rows), None), (len(rows), 1, None), (2, len(rows), 160)):
-        trainer = make_trainer(copy.deepcopy(model), rows, method, micro=micro, accumulate=accumulate, budget=budget)
+    for micro, accumulate, flat in ((1, len(rows), False), (len(rows), 1, False), (3, len(rows), True)):
+        trainer = make_trainer(copy.deepcopy(model), rows, method, micro=micro, accumulate=accumulate, flat=flat)
         found.append(step_of(trainer))
     for gradients, line in found[1:]:
         assert line["loss"] == pytest.approx(found[0][1]["loss"], rel=1e-5)
@@ -144,13 +143,14 @@ def test_kto_separates_good_from_bad(
     assert trainer.evaluate()["eval_rewards/margins"] > 0.1
 
 
-def test_batches_know_their_answers(pairs: AnswerRows) -> None:
-    dataset = AnswerDataset(pairs, 100)
-    assert sorted(n for group in dataset.groups for n in group) == list(range(len(pairs)))
-    batch = collate_answers([dataset[0], dataset[1]], pad_id=3)
+@pytest.mark.parametrize("flat", [False, True])
+def test_batches_know_their_answers(pairs: AnswerRows, flat: bool) -> None:
+    dataset = AnswerDataset(pairs)
+    batch = collate_answers([dataset[5], dataset[1]], pad_id=3, flat=flat)
+    assert len(batch["input_ids"]) == (1 if flat else 2)
     layout = batch["answers"]
+    assert layout.documents == (10, 11, 2, 3) and layout.examples == 2
     assert sum(layout.tokens) == len(batch["rows"]) == batch["layout"].labelled
-    assert layout.examples * 2 == len(layout.tokens) == len(layout.documents)
     targets = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE).flatten()[batch["rows"]]
     for part, number in zip(targets.split(layout.tokens), layout.documents, strict=True):
         labels = pairs.prepared.row(number)[1]
