@@ -91,9 +91,12 @@ def train(
         say(*remark)
     if out is not None:
         settings.output_dir = str(out)
-    from whet.train.sft import run_sft
+    if settings.rl is not None:
+        from whet.train.preference.run import run_preference as run
+    else:
+        from whet.train.sft import run_sft as run
 
-    result = run_sft(settings, resume=resume)
+    result = run(settings, resume=resume)
     if result.interrupted:
         notice(f"stopped at step {result.steps}; go on with: whet train {config} --out {result.folder} --resume")
         raise KeyboardInterrupt

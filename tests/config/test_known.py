@@ -33,9 +33,9 @@ NOTICED = """
 """
 REFUSED = """
     resume_from_checkpoint: x|load_in_8bit: true|lora_model_dir: x|fsdp: [full_shard]|fsdp_config: {a: b}
-    fsdp_version: 2|trust_remote_code: true|skip_prepare_dataset: true|rl: dpo|deepspeed: zero1.json
+    fsdp_version: 2|trust_remote_code: true|skip_prepare_dataset: true|dpo_use_weighting: true|deepspeed: zero1.json
     dp_shard_size: 2|context_parallel_size: 2|early_stopping_patience: 3|plugins: [axolotl.integrations.kd.KDPlugin]
-    peft_use_dora: true|pretraining_dataset: x|rl_beta: 0.1|neftune_noise_alpha: 5|comet_mode: get|tokens: [a]
+    peft_use_dora: true|pretraining_dataset: x|neftune_noise_alpha: 5|comet_mode: get|tokens: [a]
 """
 FREE = """
     resume_from_checkpoint:|load_in_8bit: false|fsdp:|fsdp_config: {}|deepspeed: null|rl:|trust_remote_code: false
@@ -90,9 +90,6 @@ def test_dataset_keys_that_ask_for_what_happens_anyway() -> None:
     assert parse_config(MINIMAL + extra).datasets[0].path == "rows.jsonl"
 
 
-def test_the_articles_config_is_refused_only_for_what_is_not_there_yet(shared: Path) -> None:
-    with pytest.raises(ConfigError) as caught:
-        load_config(shared / "acceptance" / "tutorial_dpo.yml")
-    message = str(caught.value)
-    assert '"rl" is not supported yet' in message
-    assert not any(key in message for key in ("unknown key", "datasets.0", "field_chosen", "field_rejected"))
+def test_the_articles_config_loads_whole(shared: Path) -> None:
+    config = load_config(shared / "acceptance" / "tutorial_dpo.yml")
+    assert config.rl == "dpo" and config.rl_beta is None and config.datasets[0].field_chosen == "chosen"

@@ -98,6 +98,31 @@ class RunConfig(BaseModel):
     )
     sample_packing: Bool = Field(True, description="put several examples into one row of sequence_len tokens")
 
+    # preferences: the keys below are read where rl is set
+    rl: Literal["dpo", "ipo", "kto", "orpo", "simpo"] | None = Field(
+        None, description="train on preferences, by this method; unset: supervised fine-tuning"
+    )
+    rl_beta: Float | None = Field(
+        None, gt=0, description="beta of the method (docs/preference.md); unset: 0.1, of simpo 2.0"
+    )
+    dpo_loss_type: Literal["sigmoid", "hinge", "robust", "sigmoid_norm"] | None = Field(
+        None, description="loss of rl: dpo; unset: sigmoid"
+    )
+    dpo_label_smoothing: Float | None = Field(
+        None, ge=0, lt=0.5, description="share of pairs that may stand the wrong way round; unset: 0"
+    )
+    dpo_norm_loss: Bool = Field(False, description="true: dpo of log-ratios averaged over each answer's tokens")
+    rpo_alpha: Float | None = Field(
+        None, ge=0, description="dpo, ipo: weight of the chosen answer's mean negative log-likelihood; unset: 0"
+    )
+    orpo_alpha: Float | None = Field(None, gt=0, description="older name of orpo's rl_beta")
+    simpo_gamma: Float | None = Field(None, ge=0, description="simpo: margin of the rewards; unset: 0.5")
+    cpo_alpha: Float | None = Field(
+        None, ge=0, description="simpo: weight of the chosen answer's mean negative log-likelihood; unset: 0"
+    )
+    kto_desirable_weight: Float | None = Field(None, ge=0, description="kto: weight of good answers; unset: 1")
+    kto_undesirable_weight: Float | None = Field(None, ge=0, description="kto: weight of bad answers; unset: 1")
+
     # steps
     micro_batch_size: Int = Field(2, ge=1, description="rows in one forward pass")
     eval_batch_size: Int | None = Field(None, ge=1, description="rows in one validation pass; unset: micro_batch_size")
@@ -176,6 +201,12 @@ class RunConfig(BaseModel):
         if value not in names:
             raise wrong(f"one of {', '.join(names)}; {did_you_mean(value, names)}")
         return value
+
+    @field_validator("dpo_loss_type", mode="before")
+    @classmethod
+    def _one_loss(cls, value: Any) -> Any:
+        """Axolotl takes a list of losses; one is understood."""
+        return value[0] if isinstance(value, list) and len(value) == 1 else value
 
     @field_validator("excess_length_strategy", mode="before")
     @classmethod

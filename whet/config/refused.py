@@ -24,7 +24,9 @@ def _table(*groups: tuple[str, Refusal]) -> dict[str, Refusal]:
 
 
 _GPUS = Refusal("whet trains on one device; several GPUs come later")
-_PREFERENCE = Refusal("whet trains on answers; preference training comes later")
+_PREFERENCE = Refusal(
+    "preference training is dpo, ipo, kto, orpo or simpo, with the keys that docs/preference.md lists"
+)
 _ONLINE = Refusal("whet trains on rows that are given; it samples no answers while it trains", later=False)
 _RESUME = Refusal("a run is resumed from the command line", "use: whet train CONFIG.yml --out DIR --resume", False)
 _ADAPTER = Refusal(
@@ -57,8 +59,8 @@ _PLUGIN = Refusal("it belongs to a plugin of Axolotl")
 _TOOL = Refusal("it steers Axolotl itself, not the training")
 
 NOT_YET: dict[str, Refusal] = _table(
-    ("rl rl_* dpo_* orpo_* rpo_* simpo_* cpo_* kto_* reward_model num_labels", _PREFERENCE),
-    ("center_rewards_coefficient precompute_ref_log_probs max_prompt_len", _PREFERENCE),
+    ("rl_* dpo_* orpo_* rpo_* simpo_* cpo_* kto_* reward_model num_labels", _PREFERENCE),
+    ("center_rewards_coefficient max_prompt_len", _PREFERENCE),
     ("trl vllm ebft process_reward_model", _ONLINE),
     ("deepspeed deepcompile fsdp fsdp_* ddp dp_shard_size dp_replicate_size tensor_parallel_size", _GPUS),
     ("context_parallel_size sequence_parallel_degree expert_parallel_* heads_k_stride ring_attn_func", _GPUS),

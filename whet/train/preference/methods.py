@@ -21,7 +21,8 @@ def method_of(config: RunConfig) -> Method:
     beta = config.rl_beta
     if config.rl in ("dpo", "ipo"):
         loss = "ipo" if config.rl == "ipo" else "sigmoid_norm" if config.dpo_norm_loss else config.dpo_loss_type
-        return Dpo(**_given(beta=beta, loss=loss, label_smoothing=config.dpo_label_smoothing, nll_weight=config.rpo_alpha))
+        smoothing, weight = config.dpo_label_smoothing, config.rpo_alpha
+        return Dpo(**_given(beta=beta, loss=loss, label_smoothing=smoothing, nll_weight=weight))
     if config.rl == "orpo":
         return Orpo(**_given(beta=beta if beta is not None else config.orpo_alpha))
     if config.rl == "simpo":

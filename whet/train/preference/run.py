@@ -51,11 +51,13 @@ def run_preference(config: RunConfig, resume: bool = False) -> RunResult:
     Raises:
         WhetError: bad rows, model, or output folder; nothing half-written is left.
     """
-    result = run_job(config, resume, Job(preference_rows, _report, preference_trainer, lambda rows: rows.train.prepared))
+    result = run_job(
+        config, resume, Job(preference_rows, _report, preference_trainer, lambda rows: rows.train.prepared)
+    )
     if config.rl in ("dpo", "simpo") and result.loss < NEAR_ZERO:
         warn(
-            f"the mean loss is {result.loss:.3f}: the pairs were learned by heart. Take fewer epochs, a lower learning_rate "
-            "or a higher rl_beta, and look at the held-out accuracy",
+            f"the mean loss is {result.loss:.3f}: the pairs were learned by heart. Take fewer epochs, a lower "
+            "learning_rate or a higher rl_beta, and look at the held-out accuracy",
             key="near zero",
         )
     return result
@@ -148,7 +150,7 @@ def _report(rows: PreferenceRows) -> None:
     if rows.left_out.get(TOO_LONG, 0) > CUT_SHARE * len(train):
         warn(f"{rows.left_out[TOO_LONG]:,} {what} are longer than sequence_len: raise it", key="too long")
     if len(train) < FEW:
-        text = f"{len(train):,} {what} are few (usual are {FEW:,} and more): compare the held-out accuracy before and after"
-        warn(text, key="few pairs")
+        text = f"{len(train):,} {what} are few (usual are {FEW:,} and more)"
+        warn(f"{text}: hold some out (val_set_size), and compare their accuracy before and after", key="few pairs")
     if train.good is not None and len(set(train.good.tolist())) == 1:
         warn("all judged answers are of one kind: nothing tells good from bad", key="one kind")
