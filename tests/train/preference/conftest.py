@@ -8,27 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import NUMBERS
+from tests_pairs import pair
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 from whet.data.answer_loader import AnswerDataset, CollateAnswers
 from whet.data.answer_rows import AnswerRows
-from whet.data.records import PreferenceRecord
 from whet.models.adapters import add_lora
 from whet.train.preference.objective import PreferenceObjective
 from whet.train.preference.rows import label_rows, pair_rows
 from whet.train.trainer import WhetTrainer
-
-
-def pair(n: int) -> PreferenceRecord:
-    """A pair whose lengths depend on its number."""
-    asked = " ".join([NUMBERS[n % 10]] * (1 + n % 3))
-    good, bad = NUMBERS[(n + 1) % 10], " ".join(["well"] * (2 + n % 4))
-    return PreferenceRecord(
-        [{"role": "user", "content": f"After {asked}?"}],
-        [{"role": "assistant", "content": good}],
-        [{"role": "assistant", "content": bad}],
-    )
 
 
 @pytest.fixture(scope="session")
