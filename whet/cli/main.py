@@ -26,6 +26,7 @@ VERBS = {
     "verify": "Compare an exported model with the trained one; exit code 1 where it is another.",
     "push": "Upload a model to the Hugging Face hub with a card written from its run.",
     "ollama": "Start a local Ollama (serve), or create a model in it from a Modelfile (create).",
+    "config": "Check config files, explain a key, print the JSON Schema for editors.",
     "doctor": "Show device, versions, what is missing and the command that adds it.",
 }
 OPTIONS = {

@@ -61,7 +61,11 @@ class RunConfig(BaseModel):
     base_model: Text = Field(description='a folder, a name on the hub, or "starter", the model inside whet')
     revision_of_model: Text | None = Field(None, description="commit, tag or branch on the hub; unset: the newest")
     special_tokens: SpecialTokens | None = Field(None, description="special tokens; unset: the tokenizer's own")
-    chat_template: str = Field("tokenizer_default", description=f"one of {', '.join(CHAT_TEMPLATES)}")
+    chat_template: str = Field(
+        "tokenizer_default",
+        description=f"one of {', '.join(CHAT_TEMPLATES)}",
+        json_schema_extra={"enum": [*CHAT_TEMPLATES, *(name for name in SPELLINGS if name not in CHAT_TEMPLATES)]},
+    )
     chat_template_jinja: Text | None = Field(None, description="the Jinja template, or a file with it")
     load_in_4bit: Bool = Field(False, description="hold the frozen weights in 4 bits (adapter: qlora sets it)")
 
@@ -130,11 +134,17 @@ class RunConfig(BaseModel):
     num_epochs: Float = Field(1, gt=0, description="passes over the data")
     max_steps: Int | None = Field(None, ge=1, description="optimizer steps; set: wins over num_epochs")
     learning_rate: Float = Field(2e-4, gt=0, description="step size of the optimizer at its highest")
-    lr_scheduler: str = Field("cosine", description="course of the learning rate, a name of transformers")
+    lr_scheduler: str = Field(
+        "cosine",
+        description="course of the learning rate, a name of transformers",
+        json_schema_extra={"enum": [*SCHEDULERS]},
+    )
     lr_scheduler_kwargs: dict[str, Any] | None = Field(None, description="arguments of the scheduler")
     warmup_steps: Int | None = Field(None, ge=0, description="steps of rising rate; unset: 3% of all, at most 100")
     warmup_ratio: Float | None = Field(None, ge=0, lt=1, description="share of steps with rising rate")
-    optimizer: str = Field("adamw_torch", description="a name of transformers")
+    optimizer: str = Field(
+        "adamw_torch", description="a name of transformers", json_schema_extra={"enum": [*OPTIMIZERS]}
+    )
     weight_decay: Float = Field(0.0, ge=0, description="decoupled weight decay per step, times the learning rate")
     adam_beta1: Float = Field(0.9, ge=0, lt=1, description="decay of the mean of gradients")
     adam_beta2: Float = Field(0.999, ge=0, lt=1, description="decay of the mean of squared gradients")

@@ -102,6 +102,7 @@ def read_text(path: Path) -> str:
 def _validate(document: Document, findings: list[Finding]) -> RunConfig | None:
     values = _without_nulls(document.values)
     wrong: set[str] = set()
+    config: RunConfig | None
     try:
         config = RunConfig.model_validate(values)
     except ValidationError as error:

@@ -34,4 +34,4 @@ def _size(value: Any) -> str:
     return str(value)
 
 
-Size = Annotated[str, BeforeValidator(_size)]
+Size = Annotated[str, BeforeValidator(_size, json_schema_input_type=str | int)]

@@ -77,10 +77,15 @@ def _checkpointing(value: Any) -> bool | str:
         raise wrong("auto, unsloth, true or false") from None
 
 
+Text = Annotated[str, StringConstraints(min_length=1)]
 Int = Annotated[int, BeforeValidator(_whole)]
 Float = Annotated[float, BeforeValidator(_number)]
 Bool = Annotated[bool, BeforeValidator(_truth)]
-BoolOrAuto = Annotated[bool | Literal["auto"], PlainValidator(_truth_or_auto)]
-Names = Annotated[list[str] | str, PlainValidator(_names)]
-Checkpointing = Annotated[bool | Literal["auto", "unsloth"], PlainValidator(_checkpointing)]
-Text = Annotated[str, StringConstraints(min_length=1)]
+BoolOrAuto = Annotated[
+    bool | Literal["auto"], PlainValidator(_truth_or_auto, json_schema_input_type=bool | Literal["auto"])
+]
+Names = Annotated[list[str] | str, PlainValidator(_names, json_schema_input_type=list[Text] | Text)]
+_CHECKPOINTING = bool | Literal["auto", "unsloth", "offload", "offload_disk"]
+Checkpointing = Annotated[
+    bool | Literal["auto", "unsloth"], PlainValidator(_checkpointing, json_schema_input_type=_CHECKPOINTING)
+]
