@@ -95,10 +95,12 @@ def _map(document: Document, key: str, value: Any, mapped: known.Mapped) -> Iter
 
 
 def _plugins(document: Document, value: Any) -> Iterator[Finding]:
-    foreign = known.foreign_plugins(value or [])
+    if known.is_harmless("plugins", value):
+        return
+    foreign = known.foreign_plugins(value)
     if foreign:
         given = f'the plugin "{foreign[0]}" is not supported yet'
         yield Finding("error", document.place(("plugins",)), given, fix="remove it")
-    elif value:
+    else:
         text = "plugins has no effect here: what they do is built in"
         yield Finding("note", document.place(("plugins",)), text, key="no effect: plugins")

@@ -23,12 +23,23 @@ UNITS: dict[str, str] = {key: unit for unit, keys in _UNITS.items() for key in k
 
 # For keys whose default is unset or says little; the others show their default.
 EXAMPLES: dict[str, Any] = {
+    "rl": "dpo",
+    "rl_beta": 0.1,
+    "dpo_loss_type": "sigmoid",
+    "dpo_label_smoothing": 0.1,
+    "rpo_alpha": 1.0,
+    "orpo_alpha": 0.1,
+    "simpo_gamma": 0.5,
+    "cpo_alpha": 1.0,
+    "kto_desirable_weight": 1.0,
+    "kto_undesirable_weight": 1.0,
     "base_model": "Qwen/Qwen2.5-3B-Instruct",
     "revision_of_model": "main",
     "special_tokens": {"pad_token": "<|pad|>"},
     "chat_template": "chatml",
     "chat_template_jinja": "template.jinja",
     "adapter": "lora",
+    "load_in_4bit": True,
     "lora_target_modules": ["q_proj", "v_proj"],
     "lora_target_linear": True,
     "lora_modules_to_save": ["embed_tokens", "lm_head"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -94,12 +95,14 @@ def _about(prefix: str, key: str) -> dict[str, str]:
         "type": type_text(prefix, key),
         "default": default,
         "unit": UNITS.get(key, ""),
-        "example": _yaml({key: example}) if example is not None and example is not PydanticUndefined else "",
+        "example": f"{key}: {_yaml(example)}" if example is not None and example is not PydanticUndefined else "",
     }
 
 
 def _yaml(value: Any) -> str:
-    return yaml.safe_dump(value, default_flow_style=None, width=10_000).removesuffix("\n").removesuffix("\n...")
+    if isinstance(value, str) and "\n" in value:
+        return json.dumps(value, ensure_ascii=False)  # JSON's strings are YAML's too, on one line
+    return yaml.safe_dump(value, default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
 
 
 def type_text(prefix: str, key: str) -> str:
