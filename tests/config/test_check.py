@@ -37,6 +37,18 @@ def test_every_problem_with_line_and_column(tmp_path: Path) -> None:
     assert places == [(2, 1, "error"), (5, 5, "error"), (6, 1, "error"), (8, 1, "error")]
 
 
+def test_warnings_stand_beside_errors_but_not_about_keys_that_are_wrong(tmp_path: Path) -> None:
+    large = GOOD.replace("starter", "org/model")
+    levels = [item[:3] for item in found(tmp_path, large + "adapter: lora\nlearning_rate: 0.5\nseed: x\n")]
+    assert levels == [(5, 1, "warning"), (6, 1, "error")]
+    text = large + "adapter: lroa\nlearning_rate: 1e-3\n"
+    assert [item[:3] for item in found(tmp_path, text)] == [(4, 1, "error")]
+    assert [item[:3] for item in found(tmp_path, text.replace("lroa", "lora\ndeepspeed: x") + "lora_r: 999\n")] == [
+        (5, 1, "error"),
+        (7, 1, "warning"),
+    ]
+
+
 def test_a_contradiction_with_a_wrong_key_is_not_made_up(tmp_path: Path) -> None:
     assert [item[0] for item in found(tmp_path, GOOD + "evals_per_epoch: 2\nval_set_size: much\n")] == [5]
 

@@ -66,13 +66,17 @@ def inspect_config(
     findings = list(take_foreign(document))
     if document.values.get("chat_template_jinja") and not document.values.get("chat_template"):
         document.values["chat_template"] = "jinja"  # as in Axolotl
-    config = _validate(document, findings)
-    if config is None or any(item.level == "error" for item in findings):
+    config, wrong = _validate(document, findings)
+    if config is None:
         return None, findings
     remarks = [Remark("note", f"{item.place}: {item.given}", item.key) for item in findings if item.level == "note"]
     for remark in advice(config):
+        if wrong and not _holds(remark, config, wrong):
+            continue
         remarks.append(remark)
         findings.append(Finding(remark.level, document.place((remark.key,)), remark.text, key=remark.key))
+    if any(item.level == "error" for item in findings):
+        return None, findings
     config._remarks = remarks
     if config.adapter == "qlora":
         config.load_in_4bit = True
@@ -99,7 +103,8 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path}: cannot be read ({error.strerror})", "a YAML file") from error
 
 
-def _validate(document: Document, findings: list[Finding]) -> RunConfig | None:
+def _validate(document: Document, findings: list[Finding]) -> tuple[RunConfig | None, set[str]]:
+    """The config, or what can be used of it, and the keys that were left out as wrong."""
     values = _without_nulls(document.values)
     wrong: set[str] = set()
     config: RunConfig | None
@@ -110,12 +115,18 @@ def _validate(document: Document, findings: list[Finding]) -> RunConfig | None:
         wrong = {str(detail["loc"][0]) for detail in error.errors()}
         config = _without(values, wrong)
     if config is None:
-        return None
+        return None, wrong
     for conflict in conflicts(config):
         text = f"{conflict.key} {conflict.given} {conflict.fix}"
         if wrong.isdisjoint(re.findall(r"\w+", text)):
             findings.append(Finding("error", document.place((conflict.key,)), conflict.given, fix=conflict.fix))
-    return None if wrong else config
+    return config, wrong
+
+
+def _holds(remark: Remark, config: RunConfig, wrong: set[str]) -> bool:
+    """Whether a remark is about what was given, and not about the default of a key that is wrong."""
+    words = {*re.findall(r"\w+", remark.text), "adapter", "rl"}
+    return remark.key in config.model_fields_set and wrong.isdisjoint(words)
 
 
 def _without(values: dict[str, Any], wrong: set[str]) -> RunConfig | None:
