@@ -47,7 +47,8 @@ def _learning_rate(config: RunConfig) -> Iterator[Remark]:
     method = getattr(config, "rl", None)
     part = "full" if config.adapter is None else "lora"
     usual = RATES[f"pairs, {part}" if method else part]
-    what = f"{method or 'training'} with an adapter" if config.adapter else f"full {method or 'fine-tuning'}"
+    full = f"{method} of all weights" if method else "full fine-tuning"
+    what = f"{method or 'training'} with an adapter" if config.adapter else full
     span = f"usual are {usual.low:g} to {usual.high:g}"
     rate = f"learning_rate {config.learning_rate:g}"
     small = config.base_model == STARTER and not method  # 11 million parameters: higher rates are right there
