@@ -88,10 +88,19 @@ def test_recompute_in_the_yaml_is_recompute_in_the_plan(config: Path) -> None:
     assert plan is not None and set(plan.policies) == {"full"}
 
 
-def test_full_fine_tuning_has_rows_and_steps_but_no_plan(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main.run(["plan", str(config), "--set", "adapter=null"]) == 2
-    captured = capsys.readouterr()
-    assert "steps" in captured.out and "adapter is not set" in captured.err
+def test_full_fine_tuning_has_a_plan_of_memory(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.run(["plan", str(config), "--set", "adapter=null"]) == 0
+    said = capsys.readouterr().out
+    assert "weights" in said and "moments" in said and "with gradient checkpointing" in said
+    narrow, wide, eight = (
+        api.plan(config, gpu="h200", overrides=["adapter=", *more]).full
+        for more in ([], ["bf16=false"], ["optimizer=adamw_8bit"])
+    )
+    assert narrow is not None and wide is not None and eight is not None
+    assert narrow.bytes.weights * 2 == wide.bytes.weights == narrow.bytes.weights + narrow.bytes.masters
+    assert wide.bytes.masters == 0 and eight.bytes.moments * 4 == narrow.bytes.moments == narrow.bytes.weights * 4
+    assert main.run(["plan", str(config), "--set", "adapter=null", "--gpu", "16MiB"]) == 2
+    assert "adamw_8bit" in capsys.readouterr().err
 
 
 def test_dropout_is_warned_of(config: Path) -> None:

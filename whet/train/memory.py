@@ -34,12 +34,13 @@ class Memory:
         self.planner, self.model, self.batches, self.goal, self.budget = planner, model, batches, goal, budget
         self.settled = False
 
-    def settle(self, probe: Callable[[], None] | None, not_yet: bool) -> None:
+    def settle(self, probe: Callable[[], None] | None, not_yet: bool, moment: int = 8) -> None:
         """Before the first step. On a GPU the choice is tried; on a CPU nobody can tell what was taken.
 
         Args:
             probe: forward and backward of the largest micro-batch; None: do not try.
             not_yet: the optimizer makes its state at its first step.
+            moment: bytes of that state for one parameter.
         """
         self.settled = True
         device = next(self.model.parameters()).device
@@ -53,8 +54,10 @@ class Memory:
             self.planner.settle(partial(probe_peak, probe, device), moments)
         elif self.goal == "fastest":
             peak = probe_peak(probe, device)
-            if peak is None or peak > self.budget:
-                taken = f"takes {format_size(peak)}" if peak else "does not fit"
+            trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+            coming = moment * trained if not_yet else 0
+            if peak is None or peak + coming > self.budget:
+                taken = f"takes {format_size(peak + coming)}" if peak else "does not fit"
                 notice(f"memory: without gradient checkpointing the largest micro-batch {taken}; it is used")
                 recompute(self.model)
 

@@ -25,12 +25,12 @@ from whet.models.load import config_of
 from whet.train.base import base_name, longest_row, tokenizer_for
 from whet.train.batches import count_batches
 from whet.train.fallback import weights_asked
+from whet.train.full_plan import FullPlan, plan_full
 from whet.train.memory_plan import SPARE, memory_budget
 
 GOALS = {"fastest": "fastest that fits", "smallest": "least memory"}
 GOALS |= {"full": "all layers full", "mlp": "all layers mlp", "none": "all layers none"}
 STORAGES: dict[Storage, str] = {"dense": "16-bit weights", "nf4": "4-bit weights"}
-FULL_FINE_TUNE = 16  # bytes a parameter: float32 weight, gradient, two moments
 
 
 class Device(NamedTuple):
@@ -64,6 +64,7 @@ class RunPlan:
     Attributes:
         plan: None where the engine does not run this model; ``reason`` then says why.
         others: plans with the other storage of the weights, by name.
+        full: of a full fine-tune, in place of ``plan``; its time is not predicted.
         notes: what the figures do not hold for.
     """
 
@@ -76,6 +77,7 @@ class RunPlan:
     others: dict[str, Plan]
     reason: str = ""
     notes: tuple[str, ...] = ()
+    full: FullPlan | None = None
 
     @property
     def seconds(self) -> float | None:
@@ -96,6 +98,9 @@ class RunPlan:
         Raises:
             WhetError: with what to change.
         """
+        if self.full is not None:
+            self.full.check()
+            return
         if self.plan is None:
             raise WhetError(f"there is no plan of memory and time: {self.reason}", "LoRA or QLoRA of a known model")
         if not self.plan.fits:
@@ -119,6 +124,8 @@ class RunPlan:
             facts["rows cut"] = f"{stats.truncated:,}"
         batch = f"{steps.typical.micro_batches} x {round(steps.typical.tokens):,}"
         facts["steps"] = f"{steps.count:,}, each of {batch} tokens ({100 * steps.fill:.0f}% of them real)"
+        if self.full is not None:
+            return facts | self.full.facts()
         if self.plan is None:
             return facts | {"plan": f"none: {self.reason}"}
         facts["layers keep"] = f"{self.plan} ({GOALS[self.goal]})"
@@ -170,6 +177,10 @@ def plan_run(config: RunConfig, max_memory: str | None = None, gpu: str | None =
     notes = tuple(_notes(config, device))
     if isinstance(shape, str):
         return RunPlan(config, device, rows, steps, None, goal, {}, shape, notes)
+    if config.adapter is None:
+        reserved, on_gpu = device.card.reserved, device.kind == "cuda"
+        full = plan_full(shape, steps.largest, config.optimizer, goal, device.budget, reserved, on_gpu)
+        return RunPlan(config, device, rows, steps, None, goal, {}, "", notes, full)
 
     def planned(shape: Shape, goal: Goal) -> Plan:
         return choose(shape, steps.largest, device.budget, device.card, goal, steps.typical)
@@ -230,19 +241,21 @@ def _storage(config: RunConfig, model: Any, device: Device) -> Storage:
 
 
 def _shape(config: RunConfig, model: Any, device: Device, storage: Storage) -> Shape | str:
-    shape = shape_of_config(
+    return shape_of_config(
         model,
         rank=config.lora_r if config.adapter else 0,
         targets=config.lora_targets,
         storage=storage,
-        width=2 if device.kind == "cuda" else _weights(config).itemsize,
+        width=_width(config, device),
         pad=PAD.get(device.kind, PAD["cpu"]),
     )
-    if isinstance(shape, str) or config.adapter is not None:
-        return shape
-    elements = shape.layers * (shape.layer_weights + shape.norms) + shape.vocab * shape.hidden * (2 - shape.tied)
-    size = format_size(FULL_FINE_TUNE * elements)
-    return f"adapter is not set; full fine-tuning takes {size} for weights, gradients and moments alone"
+
+
+def _width(config: RunConfig, device: Device) -> int:
+    """Bytes of a weight. ``--gpu`` plans for a GPU that computes in bfloat16."""
+    if device.kind != "cuda" or runtime.device().type == "cuda":
+        return _weights(config).itemsize
+    return 2 if config.adapter is not None or config.bf16 else 4
 
 
 def _notes(config: RunConfig, device: Device) -> list[str]:

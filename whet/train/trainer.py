@@ -27,6 +27,7 @@ from whet.train.engine import engine_for, goal_of
 from whet.train.flat import FlatAdapters
 from whet.train.forward import Batch, Forward, Objective
 from whet.train.full import full_optimizer
+from whet.train.full_plan import moment_bytes
 from whet.train.masters import MasterOptimizer
 from whet.train.memory import Memory, out_of_memory
 from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory_limit
@@ -193,7 +194,8 @@ class WhetTrainer(Trainer):
         if not memory.settled:
             # of several processes, one whose probe fails would leave the others waiting
             probe = partial(self._probe, model) if self.accelerator.num_processes == 1 else None
-            memory.settle(probe, not_yet=self.flat is None)
+            moment = moment_bytes(getattr(self.args.optim, "value", self.args.optim))
+            memory.settle(probe, not_yet=self.flat is None, moment=moment)
         held = self._gradients_so_far()
         try:
             loss = super().training_step(model, inputs, num_items_in_batch)

@@ -1,0 +1,91 @@
+"""The memory of a full fine-tune before it is run: what ``whet plan`` shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from whet.config.sizes import format_size
+from whet.engine.full_memory import FullBytes, full_bytes
+from whet.engine.memory import Work
+from whet.engine.plan import Goal
+from whet.engine.shape import Shape
+from whet.errors import WhetError
+
+
+@dataclass(frozen=True)
+class FullPlan:
+    """A full fine-tune's memory.
+
+    Attributes:
+        recompute: with gradient checkpointing.
+        budget: bytes. reserved: what the allocator takes for an allocated byte.
+    """
+
+    bytes: FullBytes
+    recompute: bool
+    budget: int
+    reserved: float
+
+    def reserved_bytes(self, recompute: bool) -> int:
+        """What the allocator takes at the highest point."""
+        return int(self.bytes.peak(recompute) * self.reserved)
+
+    @property
+    def fits(self) -> bool:
+        return self.reserved_bytes(self.recompute) <= self.budget
+
+    def facts(self) -> dict[str, str]:
+        """Lines of the printed plan."""
+        found, chosen = self.bytes, "all layers keep the inputs only" if self.recompute else "all layers keep all"
+        facts = {
+            "plan": f"full fine-tuning by the model's own forward; {chosen}",
+            "weights": format_size(found.weights),
+        }
+        if found.masters:
+            facts["lower half of masters"] = format_size(found.masters)
+        facts |= {"moments": format_size(found.moments), "gradients": format_size(found.gradients)}
+        for recompute in (False, True):
+            name = "peak memory, with gradient checkpointing" if recompute else "peak memory"
+            fits = "fits" if self.reserved_bytes(recompute) <= self.budget else "does not fit"
+            reserved = format_size(self.reserved_bytes(recompute))
+            facts[name] = f"{format_size(found.peak(recompute))}, {reserved} reserved: {fits}"
+        return facts | {"time": "not predicted for full fine-tuning"}
+
+    def check(self) -> None:
+        """Raise where it does not fit.
+
+        Raises:
+            WhetError: with what to change.
+        """
+        if not self.fits:
+            raise WhetError(
+                f"the run takes {format_size(self.reserved_bytes(self.recompute))}",
+                f"at most {format_size(self.budget)}",
+                "lower micro_batch_size or sequence_len, set optimizer: adamw_8bit, or train an adapter (lora, qlora)",
+            )
+
+
+def plan_full(
+    shape: Shape, work: Work, optimizer: str, goal: Goal, budget: int, reserved: float, on_gpu: bool
+) -> FullPlan:
+    """What training will do: checkpointing where it was asked for, and on a GPU where all does not fit without.
+
+    Args:
+        shape: without adapters.
+        work: the largest micro-batch.
+        optimizer: its name.
+        budget, reserved: as in ``FullPlan``.
+    """
+    found = full_bytes(shape, work, moment_bytes(optimizer), accumulates=work.micro_batches > 1)
+    short = int(found.peak(False) * reserved) > budget
+    recompute = goal in ("full", "smallest") or (goal == "fastest" and on_gpu and short)
+    return FullPlan(found, recompute, budget, reserved)
+
+
+def moment_bytes(optimizer: str) -> int:
+    """Bytes of an optimizer's state for one parameter; what is kept for blocks and embeddings is left out."""
+    if optimizer == "sgd":
+        return 0
+    one = 1 if "8bit" in optimizer or "4bit" in optimizer else 4
+    number = 1 if "lion" in optimizer or "rmsprop" in optimizer or optimizer == "adagrad" else 2
+    return one * (number + ("ademamix" in optimizer))
