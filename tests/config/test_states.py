@@ -86,6 +86,21 @@ def test_every_key_of_axolotl_has_a_state(depth: str, level: str) -> None:
     assert [name for name in names if state_of(name, LEVELS[level]) is None] == []
 
 
+@pytest.mark.parametrize("line", ["learning_rat:", "rl_beat: 0.1", "fsdp_confgi: {a: b}", "peft_use_rsloar: true"])
+def test_a_slip_is_a_slip_though_it_is_empty_or_fits_a_pattern(line: str) -> None:
+    with pytest.raises(ConfigError, match=r"c\.yml:3: unknown key .*\n.*did you mean"):
+        parse_config(f"base_model: starter\ndatasets: [{{path: a}}]\n{line}", name="c.yml")
+
+
+def test_no_key_of_axolotl_is_taken_for_a_slip() -> None:
+    for name in set(names_of("run")) - {"special_tokens"}:
+        text = yaml.safe_dump({"base_model": "x", "datasets": [{"path": "a"}], name: {"odd": 1}})
+        try:
+            parse_config(text)
+        except ConfigError as error:
+            assert "unknown key" not in str(error), name
+
+
 def test_a_refusal_says_why_and_what_to_do() -> None:
     for level in LEVELS.values():
         for key, refusal in level.refused.items():

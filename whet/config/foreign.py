@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -11,8 +13,10 @@ from whet.config import known
 from whet.config.dataset_keys import DatasetConfig, DatasetType
 from whet.config.keys import RunConfig, SpecialTokens
 from whet.config.known import Refusal
-from whet.config.problems import Finding, shown
+from whet.config.problems import Finding, shown, unknown
 from whet.config.yaml_lines import Document, Location
+
+CLOSE = 0.85  # of two names, by difflib: two letters swapped among seven
 
 
 class Level(NamedTuple):
@@ -63,7 +67,10 @@ def _take(document: Document, values: Any, at: Location, level: Level) -> Iterat
 def _take_one(document: Document, at: Location, values: dict[str, Any], level: Level) -> Iterator[Finding]:
     key = str(at[-1])
     refusal, text = known.find(level.refused, key), known.find(level.no_effect, key)
-    if refusal is None and text is None:
+    if (refusal is None and text is None) or _is_typo(key, level):
+        if values[key] is None or refusal is not None or text is not None:  # the others are found with the values
+            del values[key]
+            yield unknown(at, document)
         return
     value = values.pop(key)
     if known.is_harmless(key, value):
@@ -74,6 +81,16 @@ def _take_one(document: Document, at: Location, values: dict[str, Any], level: L
         yield Finding("error", document.place(at), given, fix=refusal.fix)
     else:
         yield Finding("note", document.place(at), f"{key} has no effect here: {text}", key=f"no effect: {key}")
+
+
+def _is_typo(key: str, level: Level) -> bool:
+    """Whether ``key`` fits a pattern only because it is a slip in another key: rl_beat fits rl_*, and means rl_beta."""
+    exact = [*level.model.model_fields, *level.refused, *level.no_effect, *level.mapped]
+    patterns = [name for name in exact if "*" in name and fnmatchcase(key, name)]
+    if key in exact or not patterns:
+        return False
+    alike = [name for name in exact if "*" not in name and fnmatchcase(name, patterns[0])]
+    return bool(difflib.get_close_matches(key, alike, n=1, cutoff=CLOSE))
 
 
 def _map(document: Document, key: str, value: Any, mapped: known.Mapped) -> Iterator[Finding]:

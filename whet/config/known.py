@@ -78,6 +78,10 @@ NO_EFFECT: dict[str, str] = {
     "torch_compile_backend": _COMPILE,
     "torch_compile_mode": _COMPILE,
     "torch_compile_options": _COMPILE,
+    "liger_rope": _BUILT_IN,
+    "liger_rms_norm": _BUILT_IN,
+    "liger_glu_activation": _BUILT_IN,
+    "liger_fused_linear_cross_entropy": _BUILT_IN,
     "liger_*": _BUILT_IN,
     "cut_cross_entropy": _BUILT_IN,
     "chunked_cross_entropy": _BUILT_IN,
@@ -157,4 +161,4 @@ def foreign_plugins(value: Any) -> list[str]:
 
 def names() -> Iterator[str]:
     """The keys above that are no patterns: candidates for "did you mean"."""
-    return (name for name in (*MAPPED, *NO_EFFECT, *NOT_YET) if "*" not in name)
+    return (name for name in ("plugins", *MAPPED, *NO_EFFECT, *NOT_YET) if "*" not in name)

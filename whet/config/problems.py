@@ -45,10 +45,7 @@ def explain(detail: ErrorDetails, document: Document) -> Finding:
     place = document.place(location)
     path = ".".join(str(step) for step in location)
     if detail["type"] == "extra_forbidden":
-        options = list(model_at(location).model_fields)
-        name = str(location[-1])
-        everything = [*options, *known.names()] if len(location) == 1 else options
-        return Finding("error", place, f'unknown key "{path}"', fix=did_you_mean(name, everything))
+        return unknown(location, document)
     if detail["type"] == "missing":
         described = _describe(location)
         expected = f"{location[-1]}: {described}" if described else ""
@@ -58,6 +55,14 @@ def explain(detail: ErrorDetails, document: Document) -> Finding:
     given = f"{path} is {shown(detail['input'])}"
     fix = "put quotes around a value that is text" if expected == "text" and place.line == 0 else hint
     return Finding("error", place, given, f"{expected} ({described})" if described else expected, fix)
+
+
+def unknown(location: Location, document: Document) -> Finding:
+    """A key that is none, with the nearest one."""
+    options = list(model_at(location).model_fields)
+    everything = [*options, *known.names()] if len(location) == 1 else options
+    given = f'unknown key "{".".join(str(step) for step in location)}"'
+    return Finding("error", document.place(location), given, fix=did_you_mean(str(location[-1]), everything))
 
 
 def model_at(location: Location) -> type[BaseModel]:
