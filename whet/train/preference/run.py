@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -60,7 +61,22 @@ def run_preference(config: RunConfig, resume: bool = False) -> RunResult:
             "learning_rate or a higher rl_beta, and look at the held-out accuracy",
             key="near zero",
         )
+    _compare(result.folder / "metrics.jsonl")
     return result
+
+
+def _compare(metrics: Path) -> None:
+    """Say what held-out pairs show, before and after."""
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    held = [line for line in lines if "eval_rewards/accuracies" in line]
+    if len(held) < 2:
+        return
+    before, after = held[0], held[-1]
+    if "eval_logps/accuracies" in after:
+        was, now = (f"{100 * line['eval_logps/accuracies']:.0f}%" for line in (before, after))
+        notice(f"held out: the chosen answer is the more likely one, by token, in {was} of pairs before, {now} after")
+    margin, right = after["eval_rewards/margins"], 100 * after["eval_rewards/accuracies"]
+    notice(f"held out: the reward tells chosen from rejected in {right:.0f}% of pairs, with a margin of {margin:.3f}")
 
 
 def preference_rows(config: RunConfig, tokenizer: Any, limit: int) -> PreferenceRows:
@@ -121,10 +137,12 @@ def preference_trainer(
 ) -> WhetTrainer:
     """The trainer of a run. ``micro_batch_size`` counts pairs (KTO: answers)."""
     dataset = AnswerDataset(rows.train)
+    args = training_arguments(config, run / "checkpoints", len(dataset))
+    args.eval_on_start = rows.valid is not None and args.eval_strategy != "no"  # what the run is compared with
     collate = CollateAnswers(tokenizer.pad_token_id or 0)
     trainer = WhetTrainer(
         model=model,
-        args=training_arguments(config, run / "checkpoints", len(dataset)),
+        args=args,
         train_dataset=dataset,
         eval_dataset=AnswerDataset(rows.valid) if rows.valid is not None else None,
         collate=collate,
