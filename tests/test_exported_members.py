@@ -11,7 +11,15 @@ import pytest
 import whet
 
 PUBLIC = [
+    "CPOConfig",
+    "CPOTrainer",
+    "DPOConfig",
+    "DPOTrainer",
     "FastLanguageModel",
+    "KTOConfig",
+    "KTOTrainer",
+    "ORPOConfig",
+    "ORPOTrainer",
     "SFTConfig",
     "SFTTrainer",
     "WhetError",

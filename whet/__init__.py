@@ -14,10 +14,28 @@ if TYPE_CHECKING:
     from whet.data.turns import standardize_sharegpt
     from whet.notebook import FastLanguageModel, SFTConfig, SFTTrainer, is_bfloat16_supported
     from whet.notebook_data import apply_chat_template, get_chat_template, train_on_responses_only
+    from whet.train.preference.notebook import (
+        CPOConfig,
+        CPOTrainer,
+        DPOConfig,
+        DPOTrainer,
+        KTOConfig,
+        KTOTrainer,
+        ORPOConfig,
+        ORPOTrainer,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
+    "CPOConfig",
+    "CPOTrainer",
+    "DPOConfig",
+    "DPOTrainer",
     "FastLanguageModel",
+    "KTOConfig",
+    "KTOTrainer",
+    "ORPOConfig",
+    "ORPOTrainer",
     "SFTConfig",
     "SFTTrainer",
     "WhetError",
@@ -31,7 +49,15 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CPOConfig": "whet.train.preference.notebook",
+    "CPOTrainer": "whet.train.preference.notebook",
+    "DPOConfig": "whet.train.preference.notebook",
+    "DPOTrainer": "whet.train.preference.notebook",
     "FastLanguageModel": "whet.notebook",
+    "KTOConfig": "whet.train.preference.notebook",
+    "KTOTrainer": "whet.train.preference.notebook",
+    "ORPOConfig": "whet.train.preference.notebook",
+    "ORPOTrainer": "whet.train.preference.notebook",
     "SFTConfig": "whet.notebook",
     "SFTTrainer": "whet.notebook",
     "WhetError": "whet.errors",
