@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from whet.config import load_config
 from whet.console import notice, say
-from whet.errors import ExportError
+from whet.errors import ExportError, WhetError
 
 if TYPE_CHECKING:
     from whet.data.audit_report import AuditReport
@@ -63,6 +63,10 @@ def plan(
     settings = load_config(config, overrides)
     for remark in settings.remarks:
         say(*remark)
+    if settings.rl is not None:
+        raise WhetError(
+            "whet plan counts supervised fine-tuning only", "a config without rl", "whet train plans memory"
+        )
     from whet.train.plan import plan_run
 
     return plan_run(settings, max_memory, gpu)

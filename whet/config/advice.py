@@ -24,6 +24,7 @@ RATES = {
     "pairs, lora": Rates(5e-7, 1e-4),
     "pairs, full": Rates(1e-7, 1e-5),
 }
+PREFERENCE_KEYS = ("rl_", "dpo_", "rpo_", "orpo_", "simpo_", "cpo_", "kto_")
 MANY_EPOCHS = 10
 LARGE_SCALE = 8  # lora_alpha / lora_r: recipes use 0.5 to 4
 LARGE_DECAY = 0.3
@@ -37,6 +38,7 @@ def advice(config: RunConfig) -> Iterator[Remark]:
     yield from _steps(config)
     yield from _adapter(config) if config.adapter is not None else _no_adapter(config)
     yield from _data(config)
+    yield from _no_preferences(config)
 
 
 def _warning(text: str, key: str) -> Remark:
@@ -102,3 +104,9 @@ def _data(config: RunConfig) -> Iterator[Remark]:
     if 0.5 <= config.val_set_size < 1:
         text = f"val_set_size {config.val_set_size:g}: half of the rows or more are kept from training"
         yield _warning(f"{text}; usual is 0.01 to 0.1", "val_set_size")
+
+
+def _no_preferences(config: RunConfig) -> Iterator[Remark]:
+    unused = sorted(key for key in config.model_fields_set if key.startswith(PREFERENCE_KEYS))
+    if config.rl is None and unused:
+        yield _warning(f"rl is not set: {', '.join(unused)} have no effect", unused[0])

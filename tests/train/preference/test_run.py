@@ -100,3 +100,24 @@ def test_what_is_refused(write_config: Callable[..., Path], tmp_path: Path) -> N
         parse_config(MINIMAL + "rl: dppo")
     with pytest.raises(DataError, match="PairRecord"):
         api.train(write_config(tmp_path, rl="dpo"))
+
+
+def test_keys_without_rl_are_warned_about() -> None:
+    said = [remark.text for remark in parse_config(MINIMAL + "rl_beta: 0.2").remarks]
+    assert any("rl is not set: rl_beta" in text for text in said)
+
+
+def test_held_out_pairs_are_compared(
+    pairs_file: Path, write_config: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.forget_notices()
+    run = api.train(
+        write_config(
+            tmp_path, rl="dpo", datasets=[{"path": str(pairs_file)}], val_set_size=6, micro_batch_size=6, max_steps=9,
+            num_epochs=3, learning_rate=1e-2,
+        )
+    )  # fmt: skip
+    held = [line for line in metrics_of(run) if "eval_loss" in line]
+    assert held[0]["step"] == 0 and held[0]["eval_rewards/margins"] == 0
+    said = capsys.readouterr().err
+    assert "held out: the chosen answer is the more likely one" in said and "held out: the reward tells" in said
