@@ -159,7 +159,7 @@ def export(
         parameters=asked,
         imatrix=imatrix,
         proof=proof,
-        **({} if positions is None else {"positions": positions}),
+        positions=positions,
     )
 
 

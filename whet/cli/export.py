@@ -13,6 +13,9 @@ Imatrix = Annotated[
     str | None,
     typer.Option(metavar="TEXTS", help="Importance matrix from: run (its own rows), a file of texts, or a .gguf."),
 ]
+Positions = Annotated[
+    int | None, typer.Option(metavar="N", min=1, help="Next-token distributions that the proof compares (64).")
+]
 
 
 def export(
@@ -46,9 +49,7 @@ def export(
         str | None, typer.Option(metavar="NAME", help="Create the model in Ollama; its address is OLLAMA_HOST's.")
     ] = None,
     imatrix: Imatrix = None,
-    positions: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Next-token distributions that the proof compares (64).")
-    ] = None,
+    positions: Positions = None,
     no_proof: Annotated[bool, typer.Option("--no-proof", help="Do not compare the file with the model.")] = False,
 ) -> None:
     """Write a model in one form, and prove that it is the trained model."""

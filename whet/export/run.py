@@ -47,7 +47,7 @@ def export_run(
     license: str | None = None,
     imatrix: Path | str | None = None,
     proof: bool = True,
-    positions: int = POSITIONS,
+    positions: int | None = None,
     probes: Sequence[Messages] | None = None,
     threads: int | None = None,
 ) -> ExportReport:
@@ -64,7 +64,7 @@ def export_run(
         parameters: more PARAMETERs for it, such as ``{"temperature": 0}``.
         license: a file, an SPDX identifier or a text; None takes what the base model says, "" none.
         imatrix: texts for an importance matrix: ``run``, a file of text or rows, or a matrix in GGUF; None: no matrix.
-        positions: next-token distributions to compare for each file.
+        positions: next-token distributions to compare for each file; None: 64.
         probes: conversations to compare on; None takes whet's own.
         threads: CPU threads of llama.cpp; None leaves the choice to it.
 
@@ -87,7 +87,7 @@ def export_run(
     if to == "adapter":
         check_copy(Path(str(origin.place.adapter)), target)
         return ExportReport([replace(file, copied=True) for file in files])
-    return _prove(files, path, origin, positions, probes, threads)
+    return _prove(files, path, origin, POSITIONS if positions is None else positions, probes, threads)
 
 
 def _prove(
