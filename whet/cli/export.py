@@ -13,6 +13,10 @@ Imatrix = Annotated[
     str | None,
     typer.Option(metavar="TEXTS", help="Importance matrix from: run (its own rows), a file of texts, or a .gguf."),
 ]
+License = Annotated[
+    str | None,
+    typer.Option("--license", metavar="TEXT", help="A file, an SPDX identifier or a text; else the base model's."),
+]
 Positions = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Next-token distributions that the proof compares (64).")
 ]
@@ -38,10 +42,7 @@ def export(
         str, typer.Option(metavar="NAME", help="Of a merged model: bfloat16, float16 or float32.")
     ] = "bfloat16",
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="System message of the Modelfile.")] = None,
-    license_: Annotated[
-        str | None,
-        typer.Option("--license", metavar="TEXT", help="A file, an SPDX identifier or a text; else the base model's."),
-    ] = None,
+    license_: License = None,
     parameter: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="A PARAMETER of the Modelfile: temperature=0.")
     ] = None,
