@@ -98,7 +98,8 @@ def with_trl(
         more = {"beta": BETA, "max_length": LENGTH, "train_sampling_strategy": "sequential"}
         more |= {"gradient_checkpointing": False}
         args = arguments(DPOConfig, folder, steps, rate, **more)
-        trainer = DPOTrainer(model=model, args=args, train_dataset=text, processing_class=tokenizer)
+        frozen = None if hasattr(model, "peft_config") else copy.deepcopy(model)
+        trainer = DPOTrainer(model=model, ref_model=frozen, args=args, train_dataset=text, processing_class=tokenizer)
         trainer.train_dataset = Dataset.from_list([_ids(rows, number) for number in order])
         trainer.train()
     return [line for line in trainer.state.log_history if "loss" in line]
