@@ -20,6 +20,8 @@ PUBLIC = [
     "KTOTrainer",
     "ORPOConfig",
     "ORPOTrainer",
+    "RewardConfig",
+    "RewardTrainer",
     "SFTConfig",
     "SFTTrainer",
     "WhetError",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         ORPOConfig,
         ORPOTrainer,
     )
+    from whet.train.preference.reward_notebook import RewardConfig, RewardTrainer
 
 __version__ = "0.1.0"
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "KTOTrainer",
     "ORPOConfig",
     "ORPOTrainer",
+    "RewardConfig",
+    "RewardTrainer",
     "SFTConfig",
     "SFTTrainer",
     "WhetError",
@@ -58,6 +61,8 @@ _HOMES = {
     "KTOTrainer": "whet.train.preference.notebook",
     "ORPOConfig": "whet.train.preference.notebook",
     "ORPOTrainer": "whet.train.preference.notebook",
+    "RewardConfig": "whet.train.preference.reward_notebook",
+    "RewardTrainer": "whet.train.preference.reward_notebook",
     "SFTConfig": "whet.notebook",
     "SFTTrainer": "whet.notebook",
     "WhetError": "whet.errors",

@@ -95,7 +95,9 @@ def train(
         say(*remark)
     if out is not None:
         settings.output_dir = str(out)
-    if settings.rl is not None:
+    if settings.reward_model:
+        from whet.train.preference.reward_run import run_reward as run
+    elif settings.rl is not None:
         from whet.train.preference.run import run_preference as run
     else:
         from whet.train.sft import run_sft as run

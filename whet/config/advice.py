@@ -17,12 +17,15 @@ class Rates(NamedTuple):
 
 # Answers: QLoRA (Dettmers et al. 2023) 1e-4 and 2e-4, LoRA recipes up to 1e-3; full fine-tunes 1e-6 to 2e-5.
 # Pairs: DPO (Rafailov et al. 2023) 1e-6, Zephyr 5e-7, IPO and KTO 5e-7 to 5e-6, SimPO 3e-7 to 1e-6, ORPO 8e-6;
-# with an adapter about ten times as much.
+# with an adapter about ten times as much. Reward models: InstructGPT 9e-6, Tülu 3 3e-6, RLHFlow 2e-6, TRL's example
+# 1e-5, with LoRA 1e-4.
 RATES = {
     "lora": Rates(1e-5, 2e-3),
     "full": Rates(5e-7, 2e-5),
     "pairs, lora": Rates(5e-7, 1e-4),
     "pairs, full": Rates(1e-7, 1e-5),
+    "scores, lora": Rates(5e-6, 1e-3),
+    "scores, full": Rates(1e-6, 5e-5),
 }
 PREFERENCE_KEYS = ("rl_", "dpo_", "rpo_", "orpo_", "simpo_", "cpo_", "kto_")
 MANY_EPOCHS = 10
@@ -46,9 +49,9 @@ def _warning(text: str, key: str) -> Remark:
 
 
 def _learning_rate(config: RunConfig) -> Iterator[Remark]:
-    method = getattr(config, "rl", None)
+    method = "reward model" if config.reward_model else config.rl
     part = "full" if config.adapter is None else "lora"
-    usual = RATES[f"pairs, {part}" if method else part]
+    usual = RATES[f"scores, {part}" if config.reward_model else f"pairs, {part}" if method else part]
     full = f"{method} of all weights" if method else "full fine-tuning"
     what = f"{method or 'training'} with an adapter" if config.adapter else full
     span = f"usual are {usual.low:g} to {usual.high:g}"
@@ -72,7 +75,7 @@ def _steps(config: RunConfig) -> Iterator[Remark]:
         text = f"warmup_ratio {config.warmup_ratio:g}: the rate rises for more than half of the run"
         yield _warning(f"{text}; usual is 0.03 to 0.1", "warmup_ratio")
     alone = config.micro_batch_size * config.gradient_accumulation_steps == 1
-    if alone and (not config.sample_packing or getattr(config, "rl", None)):
+    if alone and (not config.sample_packing or config.rl or config.reward_model):
         text = "micro_batch_size 1 and gradient_accumulation_steps 1: each step follows one row, and the loss is noisy"
         yield _warning(f"{text}; 8 to 64 rows are usual", "micro_batch_size")
     if config.weight_decay > LARGE_DECAY:
@@ -108,5 +111,8 @@ def _data(config: RunConfig) -> Iterator[Remark]:
 
 def _no_preferences(config: RunConfig) -> Iterator[Remark]:
     unused = sorted(key for key in config.model_fields_set if key.startswith(PREFERENCE_KEYS))
+    if config.center_rewards_coefficient is not None and not config.reward_model:
+        text = "center_rewards_coefficient has no effect without reward_model: true"
+        yield _warning(text, "center_rewards_coefficient")
     if config.rl is None and unused:
         yield _warning(f"rl is not set: {', '.join(unused)} have no effect", unused[0])

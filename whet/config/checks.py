@@ -22,6 +22,13 @@ def conflicts(config: RunConfig) -> Iterator[Conflict]:
     yield from _twice(config)
     yield from _validation(config)
     yield from _template(config)
+    yield from _reward(config)
+
+
+def _reward(config: RunConfig) -> Iterator[Conflict]:
+    if config.reward_model and config.rl is not None:
+        given = f"reward_model: true and rl: {config.rl}"
+        yield Conflict("reward_model", given, "keep one of them: a reward model is trained from pairs without rl")
 
 
 def _precision(config: RunConfig) -> Iterator[Conflict]:

@@ -23,6 +23,7 @@ DATASET_TYPES = (
     "chat_template.default",
     "chat_template.argilla",
     "chat_template.argilla_chat",
+    "bradley_terry.chat_template",
     *(f"{prefix}.{style}" for prefix in ("chatml", "llama3", "kto") for style in _STYLES),
 )
 COMMON_TYPES = DATASET_TYPES[

@@ -126,6 +126,10 @@ class RunConfig(BaseModel):
     )
     kto_desirable_weight: Float | None = Field(None, ge=0, description="kto: weight of good answers; unset: 1")
     kto_undesirable_weight: Float | None = Field(None, ge=0, description="kto: weight of bad answers; unset: 1")
+    reward_model: Bool = Field(False, description="train a model that scores answers, from pairs; without rl")
+    center_rewards_coefficient: Float | None = Field(
+        None, ge=0, description="reward_model: weight that holds the scores around 0, such as 0.01; unset: 0"
+    )
 
     # steps
     micro_batch_size: Int = Field(2, ge=1, description="rows in one forward pass")

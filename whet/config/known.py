@@ -125,6 +125,7 @@ NO_EFFECT: dict[str, str] = {
 # Keys where false or an empty value asks for something too: only these values (and null) pass in silence.
 _ONLY_THESE: dict[str, list[Any]] = {
     "chat_template": ["tokenizer_default"],
+    "num_labels": [1],
     "save_safetensors": [True],
     "shuffle_merged_datasets": [True],
     "template_thinking_key": ["reasoning_content"],

@@ -59,8 +59,8 @@ _PLUGIN = Refusal("it belongs to a plugin of Axolotl")
 _TOOL = Refusal("it steers Axolotl itself, not the training")
 
 NOT_YET: dict[str, Refusal] = _table(
-    ("rl_* dpo_* orpo_* rpo_* simpo_* cpo_* kto_* reward_model num_labels", _PREFERENCE),
-    ("center_rewards_coefficient max_prompt_len", _PREFERENCE),
+    ("rl_* dpo_* orpo_* rpo_* simpo_* cpo_* kto_* max_prompt_len", _PREFERENCE),
+    ("num_labels", Refusal("a reward model gives one score", "leave it out, or set it to 1", False)),
     ("trl vllm ebft process_reward_model", _ONLINE),
     ("deepspeed deepcompile fsdp fsdp_config fsdp_version fsdp_* ddp dp_shard_size dp_replicate_size", _GPUS),
     ("tensor_parallel_size context_parallel_size sequence_parallel_degree expert_parallel_*", _GPUS),

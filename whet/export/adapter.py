@@ -11,6 +11,7 @@ from whet.export.fourbit import FourBitSource
 from whet.export.lora import AdapterSource
 from whet.export.tensors import TensorSource, open_checkpoint
 from whet.models.names import Location, locate
+from whet.models.scores import refuse_scorer
 
 NEEDED_FILES = ["*.json", "*.safetensors", "*.jinja", "README.md", "LICENSE*"]
 FOUR_BIT_ENDINGS = ("-unsloth-bnb-4bit", "-bnb-4bit")
@@ -57,6 +58,7 @@ def find_origin(path: Path | str, base: Path | str | None = None) -> Origin:
         ExportError: weights that cannot be exported exactly, or a base model that cannot be had.
     """
     place = locate(str(path))
+    refuse_scorer(place)
     if base is not None:
         if place.adapter is None:
             raise ExportError(f"--base was given, but {path} is no adapter", "an adapter or run folder", "leave it out")

@@ -31,6 +31,7 @@ def add_lora(
     use_dora: bool = False,
     init_lora_weights: bool | str = True,
     seed: int = 3407,
+    task: str = "CAUSAL_LM",
 ) -> Any:
     """Freeze the model and add trainable matrices A [rank, in] and B [out, rank], held in float32.
 
@@ -38,6 +39,7 @@ def add_lora(
         alpha: the product is scaled by alpha / rank (by alpha / sqrt(rank) with ``use_rslora``).
         target_modules: names of linear layers, one regular expression, or "all-linear".
         seed: of A's initial values; the caller's random state is left as it was.
+        task: PEFT's name for what the model does; with SEQ_CLS its head is trained and saved too.
 
     Returns:
         A ``PeftModel`` around the model.
@@ -62,17 +64,14 @@ def add_lora(
         use_rslora=use_rslora,
         use_dora=use_dora,
         init_lora_weights=init_lora_weights,  # type: ignore[arg-type]
-        task_type="CAUSAL_LM",
+        task_type=task,
     )
     with torch.random.fork_rng(devices=_cuda_devices()), quiet_peft():
         torch.manual_seed(seed)
         try:
             wrapped = get_peft_model(model, config)
         except ValueError as error:
-            names = sorted({name.rsplit(".", 1)[-1] for name, part in model.named_modules() if _is_linear(part)})
-            raise ModelError(
-                f"no adapter can be added: {str(error).splitlines()[0]}", f"layers of this model: {', '.join(names)}"
-            ) from error
+            raise _no_adapter(model, error) from error
     save_offline(wrapped)
     trained, total = parameter_counts(wrapped)
     notice(f"training {trained:,} of {total:,} parameters ({100 * trained / total:.2f}%)", key="lora size")
@@ -103,6 +102,13 @@ def parameter_counts(model: Any) -> tuple[int, int]:
     """Trained and all parameters."""
     sizes = [(p.numel(), p.requires_grad) for p in model.parameters()]
     return sum(n for n, trained in sizes if trained), sum(n for n, _ in sizes)
+
+
+def _no_adapter(model: Any, error: ValueError) -> ModelError:
+    names = sorted({name.rsplit(".", 1)[-1] for name, part in model.named_modules() if _is_linear(part)})
+    return ModelError(
+        f"no adapter can be added: {str(error).splitlines()[0]}", f"layers of this model: {', '.join(names)}"
+    )
 
 
 def _is_linear(module: Any) -> bool:

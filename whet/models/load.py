@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from transformers.utils import logging
 
 from whet import runtime
@@ -17,6 +17,7 @@ from whet.console import notice
 from whet.errors import ModelError
 from whet.models.adapters import quiet_peft, save_offline
 from whet.models.names import EXPECTED, STARTER, locate
+from whet.models.scores import HEADS, refuse_scorer
 
 
 def load_model(
@@ -32,6 +33,7 @@ def load_model(
     attn_implementation: str | None = None,
     trainable_adapter: bool = False,
     training: bool = False,
+    scores: bool = False,
 ) -> tuple[Any, Any]:
     """Load a model and its tokenizer; an adapter or run folder loads its base with the adapter on top.
 
@@ -41,6 +43,7 @@ def load_model(
         load_in_4bit: NF4 through bitsandbytes; where device or package cannot, 16 or 32 bits, said once.
         trainable_adapter: leave a loaded adapter's weights trainable.
         training: adapters will be trained on it: the format may be one that is faster and less exact.
+        scores: a model that scores texts, with one label; its head is new where the folder has none.
 
     Returns:
         The model (a ``PeftModel`` where there is an adapter), in eval mode, and the tokenizer.
@@ -50,9 +53,7 @@ def load_model(
     """
     place = locate(name)
     hub = {"token": token, "revision": revision, "trust_remote_code": trust_remote_code}
-    choice = runtime.weight_dtype(dtype, training=training)
-    if choice.dtype is not (dtype or torch.float32) and (dtype is not None or runtime.device().type == "cpu"):
-        notice(f"weights are held in {str(choice.dtype).removeprefix('torch.')}: {choice.reason}")
+    choice = _format(dtype, training)
     quantisation = _quantisation(load_in_4bit, load_in_8bit, choice.dtype)
     here = runtime.device()
     if training and here.type == "cpu":
@@ -65,8 +66,10 @@ def load_model(
     elif device_map is not None:
         options["device_map"] = device_map
     starter = place.base == locate(STARTER).base
+    if not scores:
+        refuse_scorer(place)
     with _without_bars() if starter else contextlib.nullcontext():
-        model = _from_pretrained(AutoModelForCausalLM, place.base, options)
+        model = _scorer(place.base, options) if scores else _from_pretrained(AutoModelForCausalLM, place.base, options)
     if "device_map" not in options:
         model.to(here)
     if starter:
@@ -74,7 +77,34 @@ def load_model(
     if place.adapter is not None:
         model = _with_adapter(model, place.adapter, trainable_adapter)
     tokenizer = load_tokenizer(place.tokenizer, hub)
+    if scores:
+        model.config.pad_token_id = tokenizer.pad_token_id  # transformers scores the last token that is not this one
     return model.eval(), tokenizer
+
+
+def _format(asked: torch.dtype | None, training: bool) -> Any:
+    """The weights' format on this machine, said where it is not what one would think."""
+    choice = runtime.weight_dtype(asked, training=training)
+    if choice.dtype is not (asked or torch.float32) and (asked is not None or runtime.device().type == "cpu"):
+        notice(f"weights are held in {str(choice.dtype).removeprefix('torch.')}: {choice.reason}")
+    return choice
+
+
+def _scorer(name: str, options: dict[str, Any]) -> Any:
+    """A model with one score; transformers' table of missing weights is said in one line instead."""
+    if "quantization_config" in options:
+        options["quantization_config"].llm_int8_skip_modules = [*HEADS]  # the head is trained
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model, about = _from_pretrained(
+            AutoModelForSequenceClassification, name, {**options, "num_labels": 1, "output_loading_info": True}
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    if about["missing_keys"]:
+        notice("the head that scores is new: its weights are drawn by seed")
+    return model
 
 
 def load_for_inference(name: str) -> tuple[Any, Any]:

@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 
+from whet.models.scores import is_scorer, score_layer
+
 AGREES = 1e-4  # largest difference of logits, relative to their size, that still counts as the same function
 
 
 class Halves(NamedTuple):
-    """``head(backbone(input_ids=..., ...)[0])`` are the model's logits."""
+    """``head(backbone(input_ids=..., ...)[0])`` are the model's logits, or the scores of a model that scores texts."""
 
     backbone: Any
     head: Any
@@ -25,6 +27,8 @@ def halves(model: Any) -> Halves | None:
     tokens go both ways and must agree.
     """
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if is_scorer(model):
+        return Halves(causal.model, score_layer(model))
     backbone = getattr(causal, getattr(causal, "base_model_prefix", "") or "model", None)
     head = causal.get_output_embeddings()
     if backbone is None or head is None or backbone is causal:

@@ -9,6 +9,7 @@ from whet.engine.forward import Engine
 from whet.engine.kernels.available import triton_problem
 from whet.engine.plan import Goal, policy_for
 from whet.engine.spec import Unsupported
+from whet.models.scores import WriterView, is_scorer
 
 ASKED = "gradient_checkpointing_asked"  # on a model instance: what its user wrote for use_gradient_checkpointing
 
@@ -24,10 +25,11 @@ def engine_for(model: Any, *, processes: int = 1) -> Engine | str:
     device = next(model.parameters()).device
     if device.type == "cuda" and triton_problem():
         return triton_problem()
-    engine = Engine.attach(model)
+    seen = WriterView(model) if is_scorer(model) else model
+    engine = Engine.attach(seen)
     if isinstance(engine, Unsupported):
         return engine.reason
-    problem = self_check(engine.spec, engine.run_layer, model)
+    problem = self_check(engine.spec, engine.run_layer, seen)
     if problem:
         engine.release()
         return problem

@@ -58,6 +58,23 @@ class Forward:
         logits_NV = self.model(**forward).logits.flatten(0, 1).index_select(0, rows_N)
         return module_logprobs(logits_NV, _as_they_are, targets_N)
 
+    def hidden(self, batch: Batch, rows_N: torch.Tensor) -> torch.Tensor:
+        """``hidden_ND``, what the head reads, at positions among the B * T of a batch.
+
+        Raises:
+            ValueError: a model whose backbone is not known.
+        """
+        if self.engine is not None:
+            with torch.autocast(rows_N.device.type, enabled=False):
+                return self.engine.hidden(batch["input_ids"], batch["position_ids"], rows_N, batch["layout"].lengths)
+        if self.halves is None:
+            raise ValueError("this model's backbone is not known")
+        with self.autocast():
+            hidden_BTD = self.halves.backbone(
+                input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False
+            )[0]
+        return hidden_BTD.flatten(0, 1).index_select(0, rows_N)
+
     @contextmanager
     def reference(self) -> Iterator[None]:
         """Within it ``logprobs`` are those of the model without its adapters, without gradients."""

@@ -26,6 +26,7 @@ from whet.data.run_rows import Rows, prepare_rows
 from whet.engine.plan import policy_for
 from whet.models.adapters import ALL_LINEAR, add_lora
 from whet.models.load import load_model
+from whet.models.scores import TASK
 from whet.train import trackers
 from whet.train.arguments import training_arguments
 from whet.train.base import base_name, longest_row, tokenizer_for
@@ -68,12 +69,14 @@ class Job(NamedTuple):
         report: says what they are.
         trainer: of config, run folder, model, tokenizer, rows and the longest row.
         prepared: the training rows as tokens, for the manifest.
+        scores: the model scores texts, and writes none.
     """
 
     rows: Callable[[RunConfig, Any, int], Any]
     report: Callable[[Any], None]
     trainer: Callable[[RunConfig, Path, Any, Any, Any, int], WhetTrainer]
     prepared: Callable[[Any], Prepared]
+    scores: bool = False
 
 
 def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
@@ -105,8 +108,9 @@ def run_job(config: RunConfig, resume: bool, job: Job) -> RunResult:
         training=True,
         load_in_4bit=config.load_in_4bit or config.adapter == "qlora",
         revision=config.revision_of_model,
+        scores=job.scores,
     )
-    model = _trainable(model, config)
+    model = _trainable(model, config, TASK if job.scores else "CAUSAL_LM")
     write_text_atomic(run / "config.yml", config.to_yaml(absolute=True))
     trainer = job.trainer(config, run, model, tokenizer, rows, limit)
     checkpoint = newest_complete(run / "checkpoints") if resume else None
@@ -162,7 +166,7 @@ def _report(rows: Rows) -> None:
         notice(f"data: {stats.quoted:,} rows quote special tokens; they are trained as the plain text that they are")
 
 
-def _trainable(model: Any, config: RunConfig) -> Any:
+def _trainable(model: Any, config: RunConfig, task: str) -> Any:
     if config.adapter is None:
         return model  # in bfloat16 the trainer gives it float32 masters (train/masters.py)
     targets = config.lora_targets
@@ -175,6 +179,7 @@ def _trainable(model: Any, config: RunConfig) -> Any:
         modules_to_save=config.lora_modules_to_save,
         use_rslora=config.peft_use_rslora,
         seed=config.seed,
+        task=task,
     )
 
 

@@ -19,12 +19,19 @@ _ANY = (*MESSAGE_COLUMNS, "prompt", "question", "instruction")
 _STYLES: dict[str, tuple[str, ...]] = {
     "argilla": ("instruction", "prompt"),
     "argilla_chat": (),
+    "bradley_terry": ("input", *_ANY),
     "icr": ("input",),
     "intel": ("question",),
     "prompt_pairs": ("prompt",),
     "ultra": ("prompt",),
 }
-_WITHOUT_PROMPT = ("argilla", "argilla_chat", "preference", "kto")  # the answers may hold the whole conversation
+_WITHOUT_PROMPT = (
+    "argilla",
+    "argilla_chat",
+    "preference",
+    "kto",
+    "bradley_terry",
+)  # the answers may hold the whole conversation
 _SPOKEN = re.compile(r"\n\n(Human|Assistant): ?")
 
 
@@ -102,7 +109,7 @@ def _prompt_column(spec: FormatSpec, columns: Sequence[str]) -> str | None:
     if spec.field_messages:
         return need(columns, spec.field_messages, "field_messages")
     prefix, _, style = (spec.kind or "preference").partition(".")
-    wanted = _STYLES.get(style, MESSAGE_COLUMNS if prefix == "chat_template" else _ANY)
+    wanted = _STYLES.get(prefix if prefix in _STYLES else style, MESSAGE_COLUMNS if prefix == "chat_template" else _ANY)
     found = first_of(columns, wanted)
     if found is None and wanted and style not in _WITHOUT_PROMPT and prefix not in _WITHOUT_PROMPT:
         return need(columns, wanted[0], "field_messages")

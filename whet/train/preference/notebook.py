@@ -151,12 +151,12 @@ class DPOTrainer(WhetTrainer):
             raise WhetError(f"{name} was given {type(given).__name__}", self._config().__name__)
         method = given.method()
         length = context_length(model.config, given.max_length or getattr(model, "max_seq_length", 0) or DEFAULT_LENGTH)
-        train = _rows(self.text_tokenizer, train_dataset, method, length)
-        held = _rows(self.text_tokenizer, eval_dataset, method, length) if eval_dataset is not None else None
+        train = pairs_of(self.text_tokenizer, train_dataset, length, method.judged)
+        held = pairs_of(self.text_tokenizer, eval_dataset, length, method.judged) if eval_dataset is not None else None
         collate = CollateAnswers(self.text_tokenizer.pad_token_id or 0)
         super().__init__(
             model=model,
-            args=_quiet(settle(given)),
+            args=quiet(settle(given)),
             train_dataset=AnswerDataset(train),
             eval_dataset=AnswerDataset(held) if held is not None else None,
             collate=collate,
@@ -195,11 +195,19 @@ class KTOTrainer(DPOTrainer):
         return KTOConfig
 
 
-def _rows(tokenizer: Any, dataset: Any, method: Method, length: int) -> AnswerRows:
+def pairs_of(tokenizer: Any, dataset: Any, length: int, judged: bool = False) -> AnswerRows:
+    """The pairs (or judged answers) of a notebook's data set, encoded; what they are is said.
+
+    Args:
+        length: tokens of the longest text.
+
+    Raises:
+        DataError: no data set, rows that cannot be read, or none left.
+    """
     if dataset is None:
         raise DataError("no train_dataset was given", "rows to train on")
     rows = dataset if isinstance(dataset, datasets.Dataset) else datasets.Dataset.from_list(list(dataset))
-    make = label_rows if method.judged else pair_rows
+    make = label_rows if judged else pair_rows
     found = make(tokenizer, to_records(rows, FormatSpec()).records, length)
     notice(f"data: {len(found):,} {'pairs' if found.size == 2 else 'judged answers'}")
     for reason, count in (found.dropped or {}).items():
@@ -215,7 +223,7 @@ def _one_of(asked: Any, known: tuple[str, ...]) -> str:
     return str(name)
 
 
-def _quiet(args: Any) -> Any:
+def quiet(args: Any) -> Any:
     """whet draws the progress, and no thread needs pinned memory on a CPU."""
     quiet = copy.copy(args)
     quiet.disable_tqdm = True

@@ -79,7 +79,9 @@ def _only(records: Iterable[Record], kind: type[Any]) -> Iterator[Any]:
     wanted = "a prompt, a chosen and a rejected answer" if kind is PreferenceRecord else "a prompt, an answer, a label"
     for record in records:
         if not isinstance(record, kind):
-            raise DataError(f"a row of the kind {type(record).__name__}", wanted, "leave out rl: to train on such rows")
+            raise DataError(
+                f"a row of the kind {type(record).__name__}", wanted, "leave out rl and reward_model to train on them"
+            )
         yield record
 
 

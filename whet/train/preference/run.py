@@ -52,23 +52,25 @@ def run_preference(config: RunConfig, resume: bool = False) -> RunResult:
     Raises:
         WhetError: bad rows, model, or output folder; nothing half-written is left.
     """
-    result = run_job(
-        config, resume, Job(preference_rows, _report, preference_trainer, lambda rows: rows.train.prepared)
-    )
+    result = run_job(config, resume, Job(preference_rows, report, preference_trainer, lambda rows: rows.train.prepared))
     if config.rl in ("dpo", "simpo") and result.loss < NEAR_ZERO:
         warn(
             f"the mean loss is {result.loss:.3f}: the pairs were learned by heart. Take fewer epochs, a lower "
             "learning_rate or a higher rl_beta, and look at the held-out accuracy",
             key="near zero",
         )
-    _compare(result.folder / "metrics.jsonl")
+    _compare(result.folder)
     return result
 
 
-def _compare(metrics: Path) -> None:
+def metrics_lines(run: Path) -> list[dict[str, Any]]:
+    """The log of a run folder."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def _compare(run: Path) -> None:
     """Say what held-out pairs show, before and after."""
-    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    held = [line for line in lines if "eval_rewards/accuracies" in line]
+    held = [line for line in metrics_lines(run) if "eval_rewards/accuracies" in line]
     if len(held) < 2:
         return
     before, after = held[0], held[-1]
@@ -157,7 +159,8 @@ def preference_trainer(
     return trainer
 
 
-def _report(rows: PreferenceRows) -> None:
+def report(rows: PreferenceRows) -> None:
+    """Say what the rows are, and what is unusual about them."""
     train, stats = rows.train, rows.train.prepared.stats
     what = "pairs" if train.size == 2 else "judged answers"
     share = 100 * stats.trained_tokens / max(stats.tokens, 1)
