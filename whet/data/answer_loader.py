@@ -1,7 +1,7 @@
-"""Batches of answers: every answer is a document of its own behind its prompt.
+"""Batches of answers: every answer is a document of its own behind its prompt, and documents do not see each other.
 
-Documents do not see each other, so that a pair costs its prompt twice; a prompt that both answers share would be a
-branch mask in the engine's attention, and everything here would stay as it is but ``_item``'s documents.
+A prompt that the two answers of a pair share is there once: [prompt | chosen | rejected], where the positions of the
+rejected answer go on from the prompt's (``Layout.shared``, ``whet/data/shared_prompts.py``).
 
 A answers in a batch of B rows of T tokens, N positions that predict a token of an answer.
 """
@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from whet.data.answer_rows import AnswerRows
 from whet.data.loader import collate, item_of
 from whet.data.prepared import Prepared
+from whet.data.shared_prompts import shared_prompts
 
 Item = dict[str, Any]
 
@@ -49,6 +51,8 @@ class AnswerDataset(Dataset[Item]):
         rows: pairs or judged answers.
 
     Attributes:
+        share: store a prompt that both answers share once; False where attention cannot look at it twice.
+        shared: for each item how many tokens could be shared.
         bins: numbers of the documents of each item.
         prepared: the documents.
         reference: for each document the log-probabilities of its trained tokens under a reference, where they are
@@ -58,6 +62,7 @@ class AnswerDataset(Dataset[Item]):
     def __init__(self, rows: AnswerRows) -> None:
         self.rows, self.prepared = rows, rows.prepared
         self.bins = [list(range(n * rows.size, (n + 1) * rows.size)) for n in range(len(rows))]
+        self.share, self.shared = True, shared_prompts(rows.prepared, rows.size)
         self.reference: list[torch.Tensor] | None = None
         self._trained = self.prepared.trained[self.prepared.order]
 
@@ -66,7 +71,8 @@ class AnswerDataset(Dataset[Item]):
 
     def __getitem__(self, index: int) -> Item:
         documents = self.bins[index]
-        item: Item = dict(item_of([self.prepared.row(number) for number in documents]))
+        shared = int(self.shared.tokens[index]) if self.share else 0
+        item: Item = dict(item_of([self.prepared.row(number) for number in documents], shared))
         good = self.rows.good
         item["answers"] = AnswerLayout(
             tuple(int(self._trained[number]) for number in documents),
@@ -89,6 +95,11 @@ class AnswerDataset(Dataset[Item]):
             layout: AnswerLayout = item["answers"]
             item["reference"] = torch.cat([self.reference[number] for number in layout.documents])
         return item
+
+    @property
+    def spared(self) -> np.ndarray:
+        """For each item the tokens that need not be computed a second time, int64."""
+        return self.shared.tokens if self.share else np.zeros_like(self.shared.tokens)
 
     def documents(self) -> int:
         """How many documents have a number: the answers, and other prompts' answers."""

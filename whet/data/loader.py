@@ -35,11 +35,14 @@ class Layout:
     Attributes:
         lengths: tokens of the documents, row after row, padding included.
         real: tokens that are no padding. labelled: positions that predict a label.
+        shared: for each document how many of its first tokens are those of the document before it, and are not there a
+            second time; empty where documents share none.
     """
 
     lengths: tuple[int, ...]
     real: int
     labelled: int
+    shared: tuple[int, ...] = ()
 
 
 class PackedDataset(Dataset[Item]):
@@ -79,13 +82,20 @@ class PaddedDataset(Dataset[Item]):
         return item_of([self.prepared.row(index)])
 
 
-def item_of(documents: Sequence[tuple[np.ndarray, np.ndarray]]) -> Item:
-    """Documents one after the other as one item; the first token of each is never a label."""
-    ids_T = np.concatenate([ids for ids, _ in documents]).astype(np.int64)
-    labels_T = np.concatenate([labels for _, labels in documents]).astype(np.int64)
-    firsts = np.cumsum([0, *(len(ids) for ids, _ in documents[:-1])])
+def item_of(documents: Sequence[tuple[np.ndarray, np.ndarray]], shared: int = 0) -> Item:
+    """Documents one after the other as one item; the first token of each is never a label.
+
+    Args:
+        shared: first tokens that all of them have in common, stored with the first document only.
+    """
+    starts = [shared * (number > 0) for number in range(len(documents))]
+    parts = [(ids[start:], labels[start:]) for (ids, labels), start in zip(documents, starts, strict=True)]
+    ids_T = np.concatenate([ids for ids, _ in parts]).astype(np.int64)
+    labels_T = np.concatenate([labels for _, labels in parts]).astype(np.int64)
+    firsts = np.cumsum([0, *(len(ids) for ids, _ in parts[:-1])])
     labels_T[firsts] = IGNORE  # nothing of the document before may predict the next one's first token
-    positions_T = np.concatenate([np.arange(len(ids), dtype=np.int64) for ids, _ in documents])
+    counted = [np.arange(start, start + len(ids)) for (ids, _), start in zip(parts, starts, strict=True)]
+    positions_T = np.concatenate(counted).astype(np.int64)
     return {
         "input_ids": torch.from_numpy(ids_T),
         "labels": torch.from_numpy(labels_T),
@@ -123,7 +133,8 @@ def _stack(items: Sequence[Item], pad_id: int, restart_positions: bool) -> dict[
         if restart_positions:
             positions_BT[b, size:] = torch.arange(width - size)
     rows_N = label_rows(labels_BT)
-    layout = Layout(_lengths(positions_BT), sum(len(item["input_ids"]) for item in items), len(rows_N))
+    lengths, shared = _spans(positions_BT)
+    layout = Layout(lengths, sum(len(item["input_ids"]) for item in items), len(rows_N), shared)
     return {
         "input_ids": ids_BT,
         "labels": labels_BT,
@@ -139,6 +150,12 @@ def label_rows(labels_BT: torch.Tensor) -> torch.Tensor:
     return (targets_BT.flatten() != IGNORE).nonzero().squeeze(1)
 
 
-def _lengths(positions_BT: torch.Tensor) -> tuple[int, ...]:
-    starts = (positions_BT.flatten() == 0).nonzero().squeeze(1).tolist()
-    return tuple(end - start for start, end in pairwise([*starts, positions_BT.numel()]))
+def _spans(positions_BT: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """``lengths`` and ``shared`` of ``Layout``: positions restart with a document, at the number of shared tokens."""
+    starts_BT = torch.ones_like(positions_BT, dtype=torch.bool)
+    starts_BT[:, 1:] = positions_BT[:, 1:] != positions_BT[:, :-1] + 1
+    starts = starts_BT.flatten().nonzero().squeeze(1)
+    shared = tuple(positions_BT.flatten()[starts].tolist())
+    ends = [*starts.tolist(), positions_BT.numel()]
+    lengths = tuple(end - start + more for (start, end), more in zip(pairwise(ends), shared, strict=True))
+    return lengths, shared if any(shared) else ()

@@ -4,7 +4,7 @@
 
 ``whet/engine/attention_choice.py`` decides which kernel runs, from lengths and shapes alone: the backward decides as
 the forward did, and no kernel is timed at run time. Documents never see each other: changing the tokens of one leaves
-the results of the others bit-identical.
+the results of the others bit-identical. Tokens that two documents share (``Documents.rows``) go through as rows of both.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import torch
 
-from whet.engine import attention_cuda, attention_plain
+from whet.engine import attention_cuda, attention_plain, attention_shared
 from whet.engine.attention_choice import parts_of
 from whet.engine.documents import Documents as Documents
 from whet.engine.documents import Part, Scores
@@ -54,8 +54,15 @@ def attention(
         ValueError: documents of another number of tokens, or heads that are no multiple of the key/value heads.
     """
     scores = Scores(scale, softcap, window)
-    parts = _parts(q_THE, k_TGE, documents, scores)
-    heads = Heads(q_THE, k_TGE, v_TGE)
+    _check(q_THE, k_TGE, documents)
+    if documents.rows is not None:
+        return attention_shared.forward(_forward, Heads(q_THE, k_TGE, v_TGE), documents, scores)
+    return _forward(Heads(q_THE, k_TGE, v_TGE), documents, scores)
+
+
+def _forward(heads: Heads, documents: Documents, scores: Scores) -> tuple[torch.Tensor, Saved]:
+    q_THE = heads.q_THE
+    parts = parts_of(q_THE, documents.lengths, scores)
     if len(parts) == 1:
         return _part_forward(heads, documents, parts[0], scores)
     o_THE = q_THE.new_empty(q_THE.shape)
@@ -88,11 +95,31 @@ def attention_backward(
             several parts, costs one where there is one.
     """
     scores = Scores(scale, softcap, window)
-    parts = _parts(q_THE, k_TGE, documents, scores)
+    _check(q_THE, k_TGE, documents)
     heads = Heads(q_THE, k_TGE, v_TGE)
+    if documents.rows is None:
+        return _backward(do_THE, heads, o_THE, saved, documents, scores, None if out is None else Heads(*out))
+    grads = attention_shared.backward(_backward, do_THE, heads, o_THE, saved, documents, scores)
+    if out is None:
+        return Heads(*grads)
+    for target, grad in zip(out, grads, strict=True):
+        target.copy_(grad)
+    return Heads(*out)
+
+
+def _backward(
+    do_THE: torch.Tensor,
+    heads: Heads,
+    o_THE: torch.Tensor,
+    saved: Saved,
+    documents: Documents,
+    scores: Scores,
+    out: Heads | None = None,
+) -> Heads:
+    parts = parts_of(heads.q_THE, documents.lengths, scores)
     if len(parts) == 1 and out is None:
         return Heads(*_part_backward(do_THE, heads, o_THE, saved, documents, parts[0], scores))
-    targets = Heads(*out) if out is not None else Heads(*(t.new_empty(t.shape) for t in heads))
+    targets = out if out is not None else Heads(*(t.new_empty(t.shape) for t in heads))
     taken = 0
     for part in parts:
         count = SAVED_TENSORS[part.kind]
@@ -107,12 +134,11 @@ def attention_backward(
 SAVED_TENSORS = {"each": 1, "fa2": 1, "cudnn": 3}  # of one part
 
 
-def _parts(q_THE: torch.Tensor, k_TGE: torch.Tensor, documents: Documents, scores: Scores) -> tuple[Part, ...]:
+def _check(q_THE: torch.Tensor, k_TGE: torch.Tensor, documents: Documents) -> None:
     if documents.tokens != q_THE.shape[0]:
         raise ValueError(f"documents of {documents.tokens} tokens, but q has {q_THE.shape[0]}")
     if q_THE.shape[1] % k_TGE.shape[1]:
         raise ValueError(f"{q_THE.shape[1]} query heads are no multiple of {k_TGE.shape[1]} key/value heads")
-    return parts_of(q_THE, documents.lengths, scores)
 
 
 def _part_forward(heads: Heads, documents: Documents, part: Part, scores: Scores) -> tuple[torch.Tensor, Saved]:

@@ -1,4 +1,8 @@
-"""The documents of a flattened micro-batch, and the parts of it that one attention kernel takes at once."""
+"""The documents of a flattened micro-batch, and the parts of it that one attention kernel takes at once.
+
+A document may begin with tokens of the document before it: two answers to one prompt. Such tokens are there once among
+the T tokens; attention alone looks at whole documents, so that it has S >= T rows (``attention_shared.py``).
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,20 @@ class Scores(NamedTuple):
     window: int | None = None
 
 
+class Rows(NamedTuple):
+    """Where the T tokens stand among the S rows that attention looks at.
+
+    Attributes:
+        tokens_S: the token of each row.
+        first_T: the first row of each token.
+        again: for the second rows of tokens, then the third ones, and so on: (tokens, rows), no token twice.
+    """
+
+    tokens_S: torch.Tensor
+    first_T: torch.Tensor
+    again: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+
 class Part(NamedTuple):
     """Neighbouring documents first to last - 1, tokens start to stop - 1, and the kernel for them."""
 
@@ -35,34 +53,40 @@ class Documents:
     """Where the documents of a flattened micro-batch begin and end.
 
     Attributes:
-        lengths: tokens of each document, on the host; their sum is T.
+        lengths: tokens of each document, on the host; their sum is T, or S where documents share tokens.
         cu: (documents + 1) int32, on the device of the batch: 0 and the running sums of ``lengths``.
         longest: the largest length.
+        rows: where documents share tokens; None: S is T.
     """
 
     lengths: tuple[int, ...]
     cu: torch.Tensor
     longest: int
+    rows: Rows | None = None
     _cu_of: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu") -> Documents:
+    def of(
+        cls, lengths: Sequence[int], device: torch.device | str = "cpu", shared: Sequence[int] = ()
+    ) -> Documents:
         """From host lengths alone: no synchronisation.
 
+        Args:
+            shared: for each document how many of its first tokens are those of the document before it; empty: none.
+
         Raises:
-            ValueError: no document, or one without tokens.
+            ValueError: no document, one without tokens of its own, or one that shares more than there is.
         """
         if not lengths or min(lengths) < 1:
             raise ValueError(f"every document needs at least one token: {tuple(lengths)[:20]}")
-        cu = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32)
-        if torch.device(device).type == "cuda":
-            cu = cu.pin_memory().to(device, non_blocking=True)
-        return cls(tuple(lengths), cu.to(device), max(lengths))
+        cu = _moved(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device)
+        rows = _rows(lengths, shared, device) if any(shared) else None
+        return cls(tuple(lengths), cu, max(lengths), rows)
 
     @property
     def tokens(self) -> int:
         """T."""
-        return sum(self.lengths)
+        return sum(self.lengths) if self.rows is None else len(self.rows.first_T)
 
     def cu_of(self, part: Part) -> torch.Tensor:
         """``cu`` of the part's documents by themselves, beginning at 0; made once."""
@@ -74,22 +98,64 @@ class Documents:
         return self._cu_of[key]
 
 
-def documents_of(position_ids_BT: torch.Tensor, lengths: Sequence[int] | None = None) -> Documents:
+def documents_of(
+    position_ids_BT: torch.Tensor, lengths: Sequence[int] | None = None, shared: Sequence[int] = ()
+) -> Documents:
     """The documents of a batch whose positions count up by one inside a document; every row begins one.
 
     Args:
-        position_ids_BT: as the loader makes them: they restart at 0 with each document.
+        position_ids_BT: as the loader makes them: they restart with each document, at 0, or at the number of tokens that
+            it shares with the document before it.
         lengths: of all documents, row after row, if the host knows them: then nothing is read back from the device.
+        shared: as of ``Documents.of``, with ``lengths``.
 
     Raises:
         ValueError: ``lengths`` do not add up to the batch.
     """
     total = position_ids_BT.numel()
     if lengths is None:
-        starts_BT = torch.ones_like(position_ids_BT, dtype=torch.bool)
-        starts_BT[:, 1:] = position_ids_BT[:, 1:] != position_ids_BT[:, :-1] + 1
-        starts = [*starts_BT.flatten().nonzero().flatten().tolist(), total]
-        lengths = [end - start for start, end in pairwise(starts)]
-    if sum(lengths) != total:
-        raise ValueError(f"documents of {sum(lengths)} tokens in a batch of {total}")
-    return Documents.of(lengths, position_ids_BT.device)
+        lengths, shared = spans_of(position_ids_BT)
+    if sum(lengths) - sum(shared) != total:
+        raise ValueError(f"documents of {sum(lengths) - sum(shared)} tokens in a batch of {total}")
+    return Documents.of(lengths, position_ids_BT.device, shared)
+
+
+def spans_of(position_ids_BT: torch.Tensor) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """``lengths`` and ``shared`` of ``Documents.of`` from the positions; ``shared`` is empty where nothing is."""
+    starts_BT = torch.ones_like(position_ids_BT, dtype=torch.bool)
+    starts_BT[:, 1:] = position_ids_BT[:, 1:] != position_ids_BT[:, :-1] + 1
+    places = starts_BT.flatten().nonzero().flatten()
+    begins = position_ids_BT.flatten().index_select(0, places)
+    begins = begins.masked_fill(places % position_ids_BT.shape[1] == 0, 0)  # a row begins with a whole document
+    shared = tuple(begins.tolist())
+    ends = [*places.tolist(), position_ids_BT.numel()]
+    lengths = tuple(end - start + more for (start, end), more in zip(pairwise(ends), shared, strict=True))
+    return lengths, shared if any(shared) else ()
+
+
+def _rows(lengths: Sequence[int], shared: Sequence[int], device: torch.device | str) -> Rows:
+    rows: list[torch.Tensor] = []  # of each document the tokens
+    firsts: list[torch.Tensor] = []
+    again: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
+    token = row = depth = 0
+    for length, common in zip(lengths, shared, strict=True):
+        if not 0 <= common < length or (common and (not rows or common > len(rows[-1]))):
+            raise ValueError(f"a document of {length} tokens shares {common} with the one before it")
+        before = rows[-1][:common] if common else torch.empty(0, dtype=torch.int64)
+        rows.append(torch.cat([before, torch.arange(token, token + length - common)]))
+        firsts.append(torch.arange(row + common, row + length))
+        depth = depth + 1 if common else 0
+        if common:
+            again += [[]] * (depth > len(again))
+            again[depth - 1] = [*again[depth - 1], (before, torch.arange(row, row + common))]
+        token, row = token + length - common, row + length
+    pairs = [tuple(torch.cat(parts) for parts in zip(*found, strict=True)) for found in again]
+    moved = [tuple(_moved(t, device) for t in pair) for pair in pairs]
+    return Rows(
+        _moved(torch.cat(rows), device), _moved(torch.cat(firsts), device), tuple((one, two) for one, two in moved)
+    )
+
+
+def _moved(t: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """On the device, without waiting for it."""
+    return t.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else t.to(device)

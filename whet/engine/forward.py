@@ -77,7 +77,8 @@ class Engine:
         """Sum of the cross-entropy, in nats, over all positions whose next token has a label.
 
         Args:
-            position_ids_BS: restart at 0 where a document begins; documents do not see each other.
+            position_ids_BS: restart where a document begins, at 0, or at p where it shares its first p tokens with the
+                document before it; documents do not see each other.
             labels_BS: not shifted; IGNORE where nothing is trained.
             rows_N: which of the T positions predict a label; lengths: tokens of the documents, row after row. Where the
                 loader gives both, nothing is read back from the device.
@@ -94,11 +95,16 @@ class Engine:
         labels_BS: torch.Tensor,
         rows_N: torch.Tensor | None = None,
         lengths: Sequence[int] | None = None,
+        shared: Sequence[int] = (),
     ) -> torch.Tensor:
-        """The log-probability of each label, in nats: ``logp_N``, row after row; arguments as of ``loss_sum``."""
+        """The log-probability of each label, in nats: ``logp_N``, row after row; arguments as of ``loss_sum``.
+
+        Args:
+            shared: with ``lengths``, how many of a document's first tokens are those of the document before it.
+        """
         rows_N, targets_N = _labelled(labels_BS, rows_N)
         with torch.autocast(input_ids_BS.device.type, enabled=False):
-            hidden_ND = self.hidden(input_ids_BS, position_ids_BS, rows_N, lengths)
+            hidden_ND = self.hidden(input_ids_BS, position_ids_BS, rows_N, lengths, shared)
             head, cap = self.spec.head, self.spec.logit_softcap
             if self._head_is_frozen():
                 base = base_of(head)
@@ -131,12 +137,14 @@ class Engine:
         position_ids_BS: torch.Tensor,
         rows_N: torch.Tensor | None = None,
         lengths: Sequence[int] | None = None,
+        shared: Sequence[int] = (),
     ) -> torch.Tensor:
         """Last hidden states after the final norm, of the positions ``rows_N`` among all T; None: of all."""
         self.refresh()
         spec = self.spec
         x_TD = spec.embed(input_ids_BS).flatten(0, 1)
-        batch = Batch(documents_of(position_ids_BS, lengths), spec.rotary(position_ids_BS, x_TD.dtype), self.tile)
+        documents = documents_of(position_ids_BS, lengths, shared)
+        batch = Batch(documents, spec.rotary(position_ids_BS, x_TD.dtype), self.tile)
         grad = torch.is_grad_enabled()
         for number, (layer, policy) in enumerate(zip(self.layers, self.policies, strict=True)):
             last = number == len(self.layers) - 1

@@ -51,6 +51,7 @@ class Work(NamedTuple):
         squares: sum over its documents of length squared, for attention's time.
         micro_batches: forward passes in an optimizer step.
         equal: all documents have one length, so that attention runs on one dense batch.
+        attended: rows that attention looks at, more than ``tokens`` where documents share some; 0: as many.
     """
 
     tokens: int
@@ -58,6 +59,12 @@ class Work(NamedTuple):
     squares: float
     micro_batches: int = 1
     equal: bool = False
+    attended: int = 0
+
+    @property
+    def seen(self) -> int:
+        """S, the rows of attention."""
+        return max(self.tokens, self.attended)
 
 
 class LayerBytes(NamedTuple):
@@ -109,22 +116,29 @@ def fixed_bytes(shape: Shape, tokens: int, resident: int = 0) -> dict[str, int]:
 
 @lru_cache(maxsize=256)
 def layer_bytes(
-    shape: Shape, policy: str, tokens: int, selected: int | None = None, tile: int | None = None
+    shape: Shape,
+    policy: str,
+    tokens: int,
+    selected: int | None = None,
+    tile: int | None = None,
+    seen: int | None = None,
 ) -> LayerBytes:
     """A layer's activations under a policy.
 
     Args:
         selected: in the last layer, how many tokens' output is wanted; None: all, without copies of rows.
         tile: rows of the MLP at once, where the policy makes it again; None: all.
+        seen: rows that attention looks at, where documents share tokens; None: ``tokens``.
     """
     everything = selected is None
     rows = tokens if selected is None else selected
     tiled = tile is not None and policy != "none" and tile < rows
-    sizes = _sizes(shape, tokens, rows, tile if tiled and tile is not None else rows)
+    sizes = _sizes(shape, tokens, rows, tile if tiled and tile is not None else rows, seen)
     held = kept_names(shape, policy)
     kept = sum(sizes[name] for name in held)
-    forward = _highest(_forward(shape, everything, tiled), sizes)
-    backward = _highest(_backward(shape, held, everything, tiled), sizes) + sizes["y"]
+    again = seen is not None and seen > tokens
+    forward = _highest(_gathered(_forward(shape, everything, tiled), again), sizes)
+    backward = _highest(_gathered(_backward(shape, held, everything, tiled), again), sizes) + sizes["y"]
     gradients = shape.layer_adapters + (shape.adapters_of("gate_up", "down") if tiled else 0)
     return LayerBytes(kept, forward, backward + gradients * WIDE)
 
@@ -159,10 +173,10 @@ def activation_peak(shape: Shape, work: Work, policies: Sequence[str], chunk_row
     x = work.tokens * shape.hidden * shape.width
     below = highest = 0
     for policy, count in runs:  # in a run of equal layers the last one stands highest
-        one = layer_bytes(shape, policy, work.tokens, tile=tile)
+        one = layer_bytes(shape, policy, work.tokens, tile=tile, seen=work.seen)
         below += count * one.kept
         highest = max(highest, below - one.kept + x + one.forward, below + one.backward)
-    last = layer_bytes(shape, policies[-1], work.tokens, work.labelled, tile)
+    last = layer_bytes(shape, policies[-1], work.tokens, work.labelled, tile, work.seen)
     highest = max(highest, below + x + last.forward, below + last.kept + last.backward)
     return max(highest, below + last.kept + _loss(shape, work.labelled, chunk_rows))
 
@@ -175,9 +189,9 @@ def _loss(shape: Shape, rows: int, chunk_rows: int) -> int:
     return rows * (3 * shape.hidden * shape.width + WIDE) + min(rows, chunk_rows) * shape.vocab * shape.width
 
 
-def _sizes(shape: Shape, tokens: int, rows: int, tile: int) -> dict[str, int]:
+def _sizes(shape: Shape, tokens: int, rows: int, tile: int, seen: int | None = None) -> dict[str, int]:
     """Bytes of every tensor that a layer makes; those behind attention have a row for each selected token, those inside
-    the MLP one for each token of a tile."""
+    the MLP one for each token of a tile, those of attention one for each row that it looks at."""
     width, hidden, attended, keys = shape.width, shape.hidden, shape.attended, shape.keys
     r_qkv, r_o, r_gate_up, r_down = (shape.columns(group) for group in GROUPS)
     both = attended + keys
@@ -190,12 +204,9 @@ def _sizes(shape: Shape, tokens: int, rows: int, tile: int) -> dict[str, int]:
         "qk": both * width,
         "rq": (shape.heads + shape.kv_heads) * WIDE,
         "o": attended * width,
-        "lse": shape.heads * WIDE,
         "do_all": attended * width,
         "dqkv": (both + keys + r_qkv) * width,
         "dq": (both + keys) * width,
-        # FlashAttention-2's backward sums dq in float32, and dk and dv for each query head before they are added up.
-        "attention": attended * WIDE + 2 * attended * width + shape.heads * WIDE,
         "n1_again": hidden * width,
         "dn1": hidden * width,
         "dx2_all": hidden * width,
@@ -224,8 +235,25 @@ def _sizes(shape: Shape, tokens: int, rows: int, tile: int) -> dict[str, int]:
         "tile_m": hidden * width,
         "tile_r": WIDE,
     }
-    counted = ((of_all, tokens), (of_selected, rows), (of_tile, tile))
+    of_seen = {
+        "lse": shape.heads * WIDE,
+        "heads_seen": (both + keys) * width,
+        "o_seen": attended * width,
+        "dq_seen": (both + keys) * width,
+        # FlashAttention-2's backward sums dq in float32, and dk and dv for each query head before they are added up.
+        "attention": attended * WIDE + 2 * attended * width + shape.heads * WIDE,
+    }
+    counted = ((of_all, tokens), (of_selected, rows), (of_tile, tile), (of_seen, seen or tokens))
     return {name: size * count for sizes, count in counted for name, size in sizes.items()}
+
+
+def _gathered(steps: str, again: bool) -> str:
+    """Where documents share tokens (``attention_shared.py``), attention works on copies of rows."""
+    if not again:
+        return steps
+    forward = "+heads_seen +o_seen +lse -heads_seen +o -o_seen"
+    backward = "+heads_seen +o_seen +o_seen +dq_seen +attention -attention -heads_seen -o_seen -o_seen +dq -dq_seen"
+    return steps.replace("+o +lse", forward).replace("+dq +attention -attention", backward)
 
 
 def _attend(shape: Shape) -> str:

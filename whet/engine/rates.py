@@ -230,11 +230,11 @@ def _attention(shape: Shape, work: Work, card: CardRates, backward: bool) -> flo
     rates = card.dense if work.equal else card.varlen
     pairs = work.squares / 2
     if shape.window is not None and pairs:
-        length = work.squares / work.tokens  # of the document of an average token
+        length = work.squares / work.seen  # of the document of an average token
         inside = min(1.0, shape.window / length * (2 - min(1.0, shape.window / length)))
         pairs *= 1 - shape.windowed / shape.layers * (1 - inside)
     operations = 4 * pairs * shape.attended
-    elements = work.tokens * shape.attended
+    elements = work.seen * shape.attended
     if backward:
         return BACKWARD_FLOPS * operations / rates.backward + rates.backward_base * elements
     return operations / rates.forward + rates.forward_base * elements

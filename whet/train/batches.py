@@ -45,7 +45,8 @@ def count_batches(
     bins = np.arange(len(lengths))[:, None] if isinstance(dataset, PaddedDataset) else dataset.bins
     firsts = np.cumsum([0, *map(len, bins)])[:-1]
     members = np.concatenate(bins)
-    sizes = np.add.reduceat(lengths[members], firsts)
+    whole = np.add.reduceat(lengths[members], firsts)  # what attention looks at
+    sizes = whole - dataset.spared if isinstance(dataset, AnswerDataset) else whole
     squares = np.add.reduceat(lengths[members] ** 2, firsts)
     labelled = np.add.reduceat(trained[members], firsts)
     drawn = np.random.default_rng(seed).permutation(len(sizes))
@@ -60,11 +61,17 @@ def count_batches(
     widest = int(sizes.max()) * min(micro, len(sizes))
     most = min(widest, int(np.sort(labelled)[-micro:].sum()))
     times = min(accumulation, count)
-    equal = pairs == padded * lengths[0] and bool((lengths == lengths[0]).all())
+    spared = float((whole - sizes).sum())
+    equal = pairs == (padded + spared) * lengths[0] and bool((lengths == lengths[0]).all())
+    largest = np.argsort(sizes)[-micro:]
+    again = widest + int(max((whole - sizes)[np.argsort(whole)[-micro:]].sum(), (whole - sizes)[largest].sum()))
     return Batches(
         count,
-        Work(widest, most, float(widest) * lengths.max(), times, equal),
-        Work(round(padded / count), round(labelled.sum() / count), pairs / count, times, equal),
-        [int(item) for item in np.argsort(sizes)[-micro:]],
+        Work(widest, most, float(again) * lengths.max(), times, equal, again),
+        Work(
+            round(padded / count), round(labelled.sum() / count), pairs / count, times, equal,
+            round((padded + spared) / count),
+        ),  # fmt: skip
+        [int(item) for item in largest],
         float(sizes.sum()) / padded,
     )

@@ -12,10 +12,12 @@ from typing import Any, Protocol
 
 import torch
 
+from whet.data.loader import Layout
 from whet.engine.forward import Engine
 from whet.engine.kernels.dispatch import wide
 from whet.engine.loss import CHUNK_ROWS, IGNORE, module_logprobs, token_logprobs
 from whet.models.parts import Halves
+from whet.train.shared_attention import forward_arguments
 
 Batch = dict[str, Any]  # of data/loader.py or data/answer_loader.py
 
@@ -29,6 +31,7 @@ class Forward:
         own: the user's model itself.
         engine, halves: as of the trainer; None where there are none.
         autocast: makes the context that the trainer computes in.
+        documents: the model's own attention is told the documents (``shared_attention.py``).
     """
 
     model: Any
@@ -36,6 +39,7 @@ class Forward:
     engine: Engine | None
     halves: Halves | None
     autocast: Callable[[], AbstractContextManager[Any]]
+    documents: bool = False
 
     @property
     def has_adapters(self) -> bool:
@@ -45,12 +49,15 @@ class Forward:
     def logprobs(self, batch: Batch) -> torch.Tensor:
         """``logp_N`` of the batch's labels, row after row, float32 (float64 for float64); in nats."""
         if self.engine is not None:
+            layout: Layout = batch["layout"]
             return self.engine.logprobs(
-                batch["input_ids"], batch["position_ids"], batch["labels"], batch["rows"], batch["layout"].lengths
+                batch["input_ids"], batch["position_ids"], batch["labels"], batch["rows"], layout.lengths, layout.shared
             )
         rows_N = batch["rows"]
         targets_N = torch.nn.functional.pad(batch["labels"][:, 1:], (0, 1), value=IGNORE).flatten()[rows_N]
         forward = {"input_ids": batch["input_ids"], "position_ids": batch["position_ids"], "use_cache": False}
+        if self.documents:
+            forward |= forward_arguments(batch["position_ids"], batch["layout"].lengths, batch["layout"].shared)
         if self.halves is not None:
             with self.autocast():
                 hidden_ND = self.halves.backbone(**forward)[0].flatten(0, 1).index_select(0, rows_N)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from whet.train.masters import MasterOptimizer
 from whet.train.memory import Memory, out_of_memory
 from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory_limit
 from whet.train.optim import adapter_optimizer
+from whet.train.shared_attention import is_told, sharing_prompts
 
 
 class WhetTrainer(Trainer):
@@ -150,10 +152,11 @@ class WhetTrainer(Trainer):
         if self._released:
             self.engine, self._released = self._engine(), False
         try:
-            self._prepare_objective(self.train_dataset)
-            self.memory = self._plan()
-            with memory_limit(self.args.device, self.wish.max_memory):
-                output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+            with self._sharing(self.train_dataset):
+                self._prepare_objective(self.train_dataset)
+                self.memory = self._plan()
+                with memory_limit(self.args.device, self.wish.max_memory):
+                    output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             if self.masters is not None:
                 self.masters.finish_(self.args.seed)
             return output
@@ -272,7 +275,17 @@ class WhetTrainer(Trainer):
 
     def _forward(self, model: Any) -> Forward:
         engine, found = (self.engine, self.halves) if model is self.model else (None, None)
-        return Forward(model, self.accelerator.unwrap_model(model), engine, found, self.accelerator.autocast)
+        own = self.accelerator.unwrap_model(model)
+        return Forward(model, own, engine, found, self.accelerator.autocast, is_told(own))
+
+    @contextmanager
+    def _sharing(self, dataset: Any) -> Iterator[None]:
+        """Without an engine the model's own attention is told which documents share a prompt."""
+        if self.engine is not None:
+            yield
+            return
+        with sharing_prompts(self.accelerator.unwrap_model(self.model), dataset, self.data_collator):
+            yield
 
     def _prepare_objective(self, dataset: Any) -> None:
         if self.objective is not None:
@@ -317,15 +330,16 @@ class WhetTrainer(Trainer):
         was_training = model.training
         model.eval()
         loader: Any = self.get_eval_dataloader(eval_dataset)
-        if self.objective is not None:
-            self._prepare_objective(loader.dataset)
-            loader = [self._prepare_inputs(inputs) for inputs in loader]
-            self.objective.begin_step(self._forward(model), loader)
-        for inputs in loader:
-            inputs = self._prepare_inputs(inputs)
-            with self.compute_loss_context_manager():
-                total += float(self._loss_sum(model, inputs))
-            count += self._count(inputs)
+        with self._sharing(loader.dataset):
+            if self.objective is not None:
+                self._prepare_objective(loader.dataset)
+                loader = [self._prepare_inputs(inputs) for inputs in loader]
+                self.objective.begin_step(self._forward(model), loader)
+            for inputs in loader:
+                inputs = self._prepare_inputs(inputs)
+                with self.compute_loss_context_manager():
+                    total += float(self._loss_sum(model, inputs))
+                count += self._count(inputs)
         model.train(was_training)
         both = torch.tensor([total, float(count)], dtype=torch.float64, device=self.args.device)
         total, count = self.accelerator.reduce(both).tolist()  # type: ignore[union-attr]
