@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,11 +14,19 @@ from test_memory import KERNELS, LiveBytes, engine, tensors  # noqa: F401
 
 import whet.engine.attention as attention_module
 import whet.engine.layer as layer_module
+from whet.data.answer_loader import AnswerDataset, collate_answers
+from whet.data.answer_rows import AnswerRows
+from whet.data.prepare import prepare
 from whet.engine.attention import Documents, attention, attention_backward, documents_of
 from whet.engine.documents import Scores, spans_of
 from whet.engine.forward import Engine
 from whet.engine.layer import Batch, keep, layer_backward, layer_forward
 from whet.engine.memory import POLICIES, layer_bytes
+from whet.text.encode import Encoded
+from whet.train.forward import Forward
+from whet.train.preference.answers import Answers
+from whet.train.preference.dpo import Dpo
+from whet.train.preference.objective import PreferenceObjective
 
 # Two pairs, a document alone, three answers to one prompt, and one that goes on from a part of the second pair's prompt
 LENGTHS, SHARED = (9, 12, 40, 33, 5, 8, 7, 9, 11), (0, 6, 0, 25, 0, 0, 4, 4, 2)
@@ -167,3 +176,68 @@ CALLS = {
     for name in names
     if (place, name) not in ((layer_module, "attention"), (layer_module, "attention_backward"))
 } | {(attention_module, name): getattr(attention_module, name) for name in ("_forward", "_backward")}
+
+
+def pairs(count: int = 4) -> AnswerRows:
+    """Pairs of uneven lengths; the prompts of one are not the same in both texts."""
+    generator = torch.Generator().manual_seed(7)
+
+    def draw(size: int) -> list[int]:
+        return torch.randint(3, 60, (size,), generator=generator).tolist()
+
+    documents = []
+    for number in range(count):
+        prompt = draw(3 + 5 * number)
+        for size in (2 + number, 6 - number):
+            begins = prompt if number != 1 or size == 3 else [*prompt[:-3], 1, *prompt[-2:]]
+            documents.append(Encoded([*begins, *draw(size)], ((len(begins), len(begins) + size),)))
+    return AnswerRows(prepare(documents, 64), 2)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2", "gemma3"])
+def test_a_dpo_step_in_float64(family: str) -> None:
+    """The whole step on packed pairs against two plain forwards of every text."""
+    model, rows, method = lora_model(family), pairs(), Dpo(0.3)
+    found = Engine.attach(model)
+    assert isinstance(found, Engine)
+    dataset = AnswerDataset(rows)
+    assert dataset.shared.tokens.tolist() == [2, 5, 12, 17] and dataset.shared.differing == 1
+
+    def texts() -> list[Answers]:
+        sums, counts = [], []
+        for number in range(len(rows.prepared)):
+            ids, labels = (torch.tensor(part).long() for part in rows.prepared.row(number))
+            logits = reference_logits(found.spec, ids[None], torch.arange(len(ids))[None])
+            logp = logits[:-1].log_softmax(-1).gather(1, ids[1:, None])[:, 0][labels[1:] != -100]
+            sums.append(logp.sum())
+            counts.append(len(logp))
+        both = torch.stack(sums), torch.tensor(counts).double()
+        return [Answers(both[0][place::2], both[1][place::2]) for place in (0, 1)]
+
+    scales = {name: p.detach().clone() for name, p in model.named_parameters() if "lora_B" in name}
+    with torch.no_grad():
+        for name in scales:
+            model.get_parameter(name).zero_()
+        reference = [side.logp_P for side in texts()]
+        for name, value in scales.items():
+            model.get_parameter(name).copy_(value)
+    policy = texts()
+    chosen, rejected = (side._replace(reference_P=logp) for side, logp in zip(policy, reference, strict=True))
+    loss = method(chosen, rejected).loss_P.sum()
+    model.zero_grad()
+    loss.backward()
+    wanted = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    forward, objective = Forward(model, model, found, None, nullcontext), PreferenceObjective(method)
+    for items in ([[0, 1, 2, 3]], [[3, 0], [2, 1]], [[0], [1], [2], [3]]):
+        model.zero_grad()
+        total = torch.zeros((), dtype=torch.float64)
+        for numbers in items:
+            batch = collate_answers([dataset[number] for number in numbers], flat=True)
+            part = objective.loss_sum(forward, batch)
+            part.backward()
+            total += part.detach()
+        assert (total - loss).abs() <= 1e-10 * loss.abs()
+        for name, gradient in wanted.items():
+            parameter = model.get_parameter(name)
+            assert parameter.grad is not None
+            assert (parameter.grad - gradient).norm() <= 1e-10 * gradient.norm(), (items, name)

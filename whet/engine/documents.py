@@ -66,9 +66,7 @@ class Documents:
     _cu_of: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(
-        cls, lengths: Sequence[int], device: torch.device | str = "cpu", shared: Sequence[int] = ()
-    ) -> Documents:
+    def of(cls, lengths: Sequence[int], device: torch.device | str = "cpu", shared: Sequence[int] = ()) -> Documents:
         """From host lengths alone: no synchronisation.
 
         Args:
@@ -104,8 +102,8 @@ def documents_of(
     """The documents of a batch whose positions count up by one inside a document; every row begins one.
 
     Args:
-        position_ids_BT: as the loader makes them: they restart with each document, at 0, or at the number of tokens that
-            it shares with the document before it.
+        position_ids_BT: as the loader makes them: they restart with each document, at 0, or at the number of tokens
+            that it shares with the document before it.
         lengths: of all documents, row after row, if the host knows them: then nothing is read back from the device.
         shared: as of ``Documents.of``, with ``lengths``.
 

@@ -61,17 +61,14 @@ def count_batches(
     widest = int(sizes.max()) * min(micro, len(sizes))
     most = min(widest, int(np.sort(labelled)[-micro:].sum()))
     times = min(accumulation, count)
-    spared = float((whole - sizes).sum())
-    equal = pairs == (padded + spared) * lengths[0] and bool((lengths == lengths[0]).all())
+    seen = padded + float((whole - sizes).sum())
+    equal = pairs == seen * lengths[0] and bool((lengths == lengths[0]).all())
     largest = np.argsort(sizes)[-micro:]
     again = widest + int(max((whole - sizes)[np.argsort(whole)[-micro:]].sum(), (whole - sizes)[largest].sum()))
     return Batches(
         count,
         Work(widest, most, float(again) * lengths.max(), times, equal, again),
-        Work(
-            round(padded / count), round(labelled.sum() / count), pairs / count, times, equal,
-            round((padded + spared) / count),
-        ),  # fmt: skip
+        Work(*(round(n / count) for n in (padded, labelled.sum())), pairs / count, times, equal, round(seen / count)),
         [int(item) for item in largest],
         float(sizes.sum()) / padded,
     )

@@ -33,7 +33,7 @@ from whet.train.masters import MasterOptimizer
 from whet.train.memory import Memory, out_of_memory
 from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory_limit
 from whet.train.optim import adapter_optimizer
-from whet.train.shared_attention import is_told, sharing_prompts
+from whet.train.shared_attention import is_told, say_shared, sharing_prompts
 
 
 class WhetTrainer(Trainer):
@@ -282,6 +282,7 @@ class WhetTrainer(Trainer):
     def _sharing(self, dataset: Any) -> Iterator[None]:
         """Without an engine the model's own attention is told which documents share a prompt."""
         if self.engine is not None:
+            say_shared(dataset)
             yield
             return
         with sharing_prompts(self.accelerator.unwrap_model(self.model), dataset, self.data_collator):
