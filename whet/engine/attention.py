@@ -4,7 +4,7 @@
 
 ``whet/engine/attention_choice.py`` decides which kernel runs, from lengths and shapes alone: the backward decides as
 the forward did, and no kernel is timed at run time. Documents never see each other: changing the tokens of one leaves
-the results of the others bit-identical. Tokens that two documents share (``Documents.rows``) go through as rows of both.
+the results of the others bit-identical. Tokens that two documents share (``Documents.rows``) are rows of both.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Attention where documents share tokens: rows of whole documents are gathered, and gradients of shared tokens added.
 
 All else of a model treats tokens one by one, and so has a shared prompt once; attention alone sees documents. A pair of
-P prompt and A answer tokens each costs attention two documents of P + A tokens, (P + A)^2 scores, where P^2 / 2 + 2 A P +
-A^2 would do: P^2 / 2 more. For it every kernel stays what it is, for windows, caps and any device, and two equal
+P prompt and A answer tokens each costs attention two documents of P + A tokens, (P + A)^2 scores, where P^2 / 2 + 2 A P
++ A^2 would do: P^2 / 2 more. For it every kernel stays what it is, for windows, caps and any device, and two equal
 documents run in cuDNN's faster kernel, where attention with fewer queries than keys has FlashAttention-2 only
 (attention_choice.py has their rates).
 

@@ -63,12 +63,13 @@ def count_batches(
     times = min(accumulation, count)
     seen = padded + float((whole - sizes).sum())
     equal = pairs == seen * lengths[0] and bool((lengths == lengths[0]).all())
+    mean_labelled = float(labelled.sum()) / count
     largest = np.argsort(sizes)[-micro:]
     again = widest + int(max((whole - sizes)[np.argsort(whole)[-micro:]].sum(), (whole - sizes)[largest].sum()))
     return Batches(
         count,
         Work(widest, most, float(again) * lengths.max(), times, equal, again),
-        Work(*(round(n / count) for n in (padded, labelled.sum())), pairs / count, times, equal, round(seen / count)),
+        Work(round(padded / count), round(mean_labelled), pairs / count, times, equal, round(seen / count)),
         [int(item) for item in largest],
         float(sizes.sum()) / padded,
     )

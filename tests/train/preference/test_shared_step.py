@@ -32,7 +32,7 @@ def test_a_prompt_is_stored_once(pairs: AnswerRows) -> None:
         assert rest.tolist() == second[0][spared:].tolist()
         assert item["position_ids"][len(first[0]) :].tolist() == list(range(spared, len(second[0])))
         answers = [[label for label in labels.tolist() if label != IGNORE] for _, labels in (first, second)]
-        assert item["labels"][item["labels"] != IGNORE].tolist() == sum(answers, [])
+        assert item["labels"][item["labels"] != IGNORE].tolist() == [*answers[0], *answers[1]]
     batch = collate_answers([dataset[0], dataset[3]], flat=True)
     lengths = pairs.prepared.lengths
     assert batch["layout"].lengths == tuple(int(lengths[n]) for n in (0, 1, 6, 7))
