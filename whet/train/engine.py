@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from whet.engine.ahead import compile_ahead
 from whet.engine.check import self_check
 from whet.engine.forward import Engine
 from whet.engine.kernels.available import triton_problem
 from whet.engine.plan import Goal, policy_for
+from whet.engine.read import read_model
 from whet.engine.spec import Unsupported
 from whet.models.scores import WriterView, is_scorer
 
@@ -26,9 +28,11 @@ def engine_for(model: Any, *, processes: int = 1) -> Engine | str:
     if device.type == "cuda" and triton_problem():
         return triton_problem()
     seen = WriterView(model) if is_scorer(model) else model
-    engine = Engine.attach(seen)
-    if isinstance(engine, Unsupported):
-        return engine.reason
+    spec = read_model(seen)
+    if isinstance(spec, Unsupported):
+        return spec.reason
+    compile_ahead(spec)
+    engine = Engine(spec)
     problem = self_check(engine.spec, engine.run_layer, seen)
     if problem:
         engine.release()

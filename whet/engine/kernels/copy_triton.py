@@ -7,11 +7,13 @@ import torch
 import triton
 import triton.language as tl
 
+from whet.engine.kernels.launch import launch
+
 # Elements of one program: 16 a thread of 8 warps; narrow rows (LoRA columns) share a program.
 TILE = 4096
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _copy(SRC, DST, rows, width, src_row, dst_row, ROWS: tl.constexpr, BLOCK: tl.constexpr):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -28,4 +30,4 @@ def copy(src_TN: torch.Tensor, dst_TN: torch.Tensor) -> None:
     tile_rows = TILE // block
     grid = (triton.cdiv(rows, tile_rows), triton.cdiv(width, block))
     strides = (src_TN.stride(0), dst_TN.stride(0))
-    _copy[grid](src_TN, dst_TN, rows, width, *strides, ROWS=tile_rows, BLOCK=block, num_warps=8)
+    launch(_copy, grid, src_TN, dst_TN, rows, width, *strides, ROWS=tile_rows, BLOCK=block, num_warps=8)

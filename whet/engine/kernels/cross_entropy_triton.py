@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from whet.engine.kernels.launch import launch
+
 _COLUMNS, _WARPS = 8192, 16  # columns of one step
 
 
@@ -69,7 +71,8 @@ def rows(
     if N == 0:
         return loss_N
     scales = isinstance(scale, torch.Tensor)
-    _rows[(N,)](
+    launch(
+        _rows, (N,),
         logits_NV, targets_N.contiguous(), loss_N, scale.contiguous() if scales else loss_N, logits_NV.stride(0), V,
         1.0 if softcap is None else float(softcap), 1.0 if scale is None or scales else float(scale),
         CAPPED=softcap is not None, SCALES=scales, GRADIENT=gradient,

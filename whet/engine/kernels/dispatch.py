@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from whet.engine.kernels.available import triton_problem
+from whet.engine.kernels.launch import is_noting
 
 # Elements of a block of rows in a plain twin. Its float32 temporaries (512 KiB each) stay in the cache, and large ones
 # cost page faults: the GLU's backward on 2,048 x 1,536 bfloat16, one core, took 11.6 ms in such blocks, 56.8 ms whole.
@@ -14,7 +15,12 @@ BLOCK_ELEMENTS = 1 << 17
 
 
 def uses_triton(tensor: torch.Tensor) -> bool:
-    """CUDA tensors go to Triton where it runs (they must lie on the current device); float64 goes to the twin."""
+    """CUDA tensors go to Triton where it runs (they must lie on the current device); float64 goes to the twin.
+
+    Where launches are only noted (``launch.noted``), tensors of any device go there.
+    """
+    if is_noting():
+        return tensor.dtype != torch.float64
     return tensor.is_cuda and tensor.dtype != torch.float64 and not triton_problem()
 
 

@@ -10,6 +10,7 @@ import triton
 import triton.language as tl
 
 from whet.engine.kernels.glu import GELU_CUBE, GELU_SCALE
+from whet.engine.kernels.launch import launch
 
 # Columns of one program of 8 warps: 8 bfloat16 (16 bytes) a thread from each of gate, up and dh.
 BLOCK_COLUMNS = 2048
@@ -66,7 +67,7 @@ def forward(gu_T2F: torch.Tensor, out_TF: torch.Tensor, activation: str) -> None
     tokens, width = out_TF.shape
     grid, constants = _launch(width, tokens, activation)
     strides = (gu_T2F.stride(0), out_TF.stride(0))
-    _forward[grid](gu_T2F, out_TF, width, *strides, GELU_SCALE, GELU_CUBE, **constants)
+    launch(_forward, grid, gu_T2F, out_TF, width, *strides, GELU_SCALE, GELU_CUBE, **constants)
 
 
 def backward_(dh_TF: torch.Tensor, gu_T2F: torch.Tensor, activation: str) -> None:
@@ -74,4 +75,4 @@ def backward_(dh_TF: torch.Tensor, gu_T2F: torch.Tensor, activation: str) -> Non
     tokens, width = dh_TF.shape
     grid, constants = _launch(width, tokens, activation)
     strides = (dh_TF.stride(0), gu_T2F.stride(0))
-    _backward[grid](dh_TF, gu_T2F, width, *strides, GELU_SCALE, GELU_CUBE, **constants)
+    launch(_backward, grid, dh_TF, gu_T2F, width, *strides, GELU_SCALE, GELU_CUBE, **constants)

@@ -14,6 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
+from whet.engine.kernels.launch import launch
 from whet.engine.kernels.nf4 import Nf4Weight
 
 _VALUES, _WARPS = 4096, 4  # values of one program of the kernel for any width
@@ -118,7 +119,8 @@ def dequantise(weight: Nf4Weight, table: torch.Tensor, out_NK: torch.Tensor, til
     nested = weight.nested
     code, absmax2, offset = (nested.code, nested.absmax, nested.offset) if nested else (table, table, table)
     stretches = triton.cdiv(K, 8 * tiling.words * tiling.pieces)
-    _dequantise_words[(N * stretches,)](
+    launch(
+        _dequantise_words, (N * stretches,),
         weight.packed, table, weight.absmax, code, absmax2, offset, out_NK, K, out_NK.stride(0), stretches,
         NESTED=nested is not None, NESTED_BLOCK=nested.block if nested else 1, BLOCK=weight.block,
         ROUND=_TYPES[weight.dtype], WORDS=tiling.words, PIECES=tiling.pieces,
@@ -133,7 +135,8 @@ def dequantise_any(weight: Nf4Weight, table: torch.Tensor, out_NK: torch.Tensor)
     nested = weight.nested
     code, absmax2, offset = (nested.code, nested.absmax, nested.offset) if nested else (table, table, table)
     blocks = max(1, _VALUES // weight.block)
-    _dequantise[(triton.cdiv(n_blocks, blocks),)](
+    launch(
+        _dequantise, (triton.cdiv(n_blocks, blocks),),
         weight.packed, table, weight.absmax, code, absmax2, offset, out_NK,
         N * K, n_blocks, K, out_NK.stride(0), nested.block if nested else 1,
         NESTED=nested is not None, BLOCK=weight.block, BLOCKS=blocks,

@@ -7,11 +7,13 @@ import torch
 import triton
 import triton.language as tl
 
+from whet.engine.kernels.launch import launch
+
 # A program holds whole rows. Rows of one tile: wide rows alone, heads (128 channels) together.
 TILE = 2048
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _forward(
     X,
     W,
@@ -46,7 +48,7 @@ def _forward(
     tl.store(RSTD + row, rstd, mask=live)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _backward(
     DY,
     X,
@@ -105,7 +107,7 @@ def forward(
     """x, out: (outer, inner, C); rstd: outer * inner elements, contiguous."""
     rows, grid, constants = _tile(x)
     strides = (x.stride(0), x.stride(1), out.stride(0), out.stride(1))
-    _forward[grid](x, weight, out, rstd, rows, eps, float(offset), *strides, ONCE=offset != 0, **constants)
+    launch(_forward, grid, x, weight, out, rstd, rows, eps, float(offset), *strides, ONCE=offset != 0, **constants)
 
 
 def backward(
@@ -122,4 +124,4 @@ def backward(
     res = dy if residual is None else residual
     strides = [stride for tensor in (dy, x, res, out) for stride in tensor.stride()[:2]]
     tensors = (dy, x, weight, rstd, res, out)
-    _backward[grid](*tensors, rows, float(offset), *strides, HAS_RES=residual is not None, **constants)
+    launch(_backward, grid, *tensors, rows, float(offset), *strides, HAS_RES=residual is not None, **constants)

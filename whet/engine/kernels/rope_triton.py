@@ -7,11 +7,13 @@ import torch
 import triton
 import triton.language as tl
 
+from whet.engine.kernels.launch import launch
+
 # Pairs of one program of 4 warps: 8 bfloat16 (16 bytes) a thread from each half.
 TILE = 1024
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _rotate(
     X,
     COS,
@@ -50,4 +52,4 @@ def rotate_(t_TNE: torch.Tensor, cos_TC: torch.Tensor, sin_TC: torch.Tensor, inv
     grid = (triton.cdiv(tokens * heads, rows),)
     sign = -1.0 if inverse else 1.0
     constants = {"HEADS": heads, "C": pairs, "ROWS": rows, "BLOCK": block, "num_warps": 4}
-    _rotate[grid](t_TNE, cos_TC, sin_TC, tokens * heads, *strides, sign, **constants)
+    launch(_rotate, grid, t_TNE, cos_TC, sin_TC, tokens * heads, *strides, sign, **constants)

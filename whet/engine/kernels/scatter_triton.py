@@ -10,6 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
+from whet.engine.kernels.launch import launch
+
 FIELDS = 6  # of a row of the table: addresses of source and target, rows, columns, row strides of source and target
 TYPES = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
@@ -63,4 +65,5 @@ def tables(copies: Sequence[tuple[torch.Tensor, torch.Tensor, float]], block: in
 def run(table: Table, block: int) -> None:
     """All copies of a table."""
     types = {"SOURCE": TYPES[table.source], "TARGET": TYPES[table.target]}
-    _scatter[(len(table.program_copy),)](*table[:4], **types, FIELDS=FIELDS, BLOCK=block, num_warps=8)
+    grid = (len(table.program_copy),)
+    launch(_scatter, grid, *table[:4], **types, FIELDS=FIELDS, BLOCK=block, num_warps=8)

@@ -1,0 +1,126 @@
+"""The kernels that are compiled ahead are those that the engine launches in a step, no fewer and no more."""
+
+from __future__ import annotations
+
+import importlib.util
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from families import FAMILIES, lora_model, packed
+
+from whet.engine.ahead import kinds_of, launches_of
+from whet.engine.forward import Engine
+from whet.engine.kernels.launch import distinct, launch, noted, variant
+from whet.engine.layer import Policy
+from whet.engine.read import read_model
+from whet.engine.spec import ModelSpec
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+
+LENGTHS = (7, 1, 13, 4)  # 25 tokens, 17 labels: no multiples of 16, for which Triton would compile once more
+IGNORE = -100
+
+
+def spec_of(family: str, **options: object) -> ModelSpec:
+    spec = read_model(lora_model(family, torch.bfloat16, r=16, **options))
+    assert isinstance(spec, ModelSpec), spec
+    return spec
+
+
+def step(spec: ModelSpec, policy: Policy, tile: int | None = None) -> None:
+    """Forward and backward of the engine itself. Its kernels are noted, so that the numbers are of no use."""
+    ids, positions = packed(LENGTHS)
+    labels = ids.clone()
+    labels[:, ::3] = IGNORE
+    engine = Engine(spec, policy)
+    engine.tile = tile
+    engine.loss_sum(ids, positions, labels).backward()
+    engine.release()
+
+
+@pytest.mark.parametrize("nf4", [False, True], ids=["dense", "nf4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_is_compiled_ahead_is_what_a_step_launches(family: str, nf4: bool) -> None:
+    spec = spec_of(family, nf4=nf4)
+    ahead = {variant(launched) for launched in launches_of(kinds_of(spec))}
+    with noted() as launches:
+        for policy, tile in (("none", None), ("mlp", 8), ("full", None)):
+            step(spec, policy, tile)
+    launched = {variant(one) for one in launches}
+    assert len(launched) >= 9
+    assert launched - ahead == set(), "compiled only when the step comes"
+    assert ahead - launched == set(), "compiled for nothing"
+
+
+def test_a_head_with_an_adapter_has_no_loss_kernel() -> None:
+    spec = spec_of("llama", target_modules=["q_proj", "lm_head"])
+    names = {variant(launched)[1] for launched in launches_of(kinds_of(spec))}
+    assert "_rows" not in names
+    assert "_rows" in {variant(launched)[1] for launched in launches_of(kinds_of(spec_of("llama")))}
+
+
+def test_one_launch_of_each_variant_is_enough() -> None:
+    from whet.engine.kernels.copy import copy_rows
+
+    wide, narrow = torch.empty(32, 64), torch.empty(32, 40)
+    with noted() as launches:
+        for rows in (32, 16, 7, 1):
+            copy_rows(wide[:rows, :48], wide[:rows, :48].clone())
+        copy_rows(narrow, narrow.clone())  # rows that begin at no multiple of 16
+        copy_rows(wide.double()[:, :48], wide[:, :48])  # float64 has no kernel
+    assert len(launches) == 5
+    assert len(distinct(launches)) == 2
+
+
+def test_outside_of_noting_a_launch_runs() -> None:
+    ran: list[tuple[object, ...]] = []
+
+    class Kernel:
+        def __getitem__(self, grid: tuple[int, ...]):
+            return lambda *arguments, **constants: ran.append((grid, arguments, constants))
+
+    launch(Kernel(), (3,), 1, 2.0, BLOCK=4)
+    assert ran == [((3,), (1, 2.0), {"BLOCK": 4})]
+    with noted() as launches:
+        launch(Kernel(), (3,), 1, 2.0, BLOCK=4)
+    assert len(ran) == len(launches) == 1
+
+
+class Hopper:
+    """What Triton asks of a driver before it compiles, for a GPU that is not here; its number keeps caches apart."""
+
+    def get_current_target(self):
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 63
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def test_triton_compiles_nothing_at_the_launches_themselves(tmp_path, monkeypatch) -> None:
+    """By Triton's own compiler and keys: what ``variant`` calls the same is the same to it."""
+    from triton import knobs
+    from triton.runtime import driver
+
+    def warm(launched) -> None:
+        launched.kernel.warmup(*launched.arguments, grid=launched.grid, **launched.constants)
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    compiled: list[str] = []
+    monkeypatch.setattr(knobs.compilation, "listener", lambda src, **_: compiled.append(src.name))
+    spec = spec_of("gemma3", nf4=True)
+    ahead = launches_of(kinds_of(spec))
+    with noted() as launches:
+        step(spec, "none")
+    monkeypatch.setattr(driver, "_active", Hopper())  # reset_active fails where there is no GPU to go back to
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(warm, ahead))
+    assert len(compiled) == len(ahead)
+    for launched in launches:
+        warm(launched)
+    assert len(compiled) == len(ahead)

@@ -1,0 +1,183 @@
+"""Compiles the kernels of a training step before the first one is launched, all at the same time.
+
+Which kernels those are is not written down: one layer of each kind runs forward and backward on the ``meta`` device,
+where tensors have shapes, strides and alignments but no numbers, and the launches on the way are noted.
+
+T tokens, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from whet import runtime
+from whet.engine.documents import Documents
+from whet.engine.kernels.cross_entropy import cross_entropy_rows_
+from whet.engine.kernels.launch import Launch, compile_all, distinct, noted
+from whet.engine.kernels.nf4 import NestedAbsmax, Nf4Weight, dequantise_nf4
+from whet.engine.kernels.norm import rms_norm, rms_norm_backward
+from whet.engine.kernels.scatter import BLOCK
+from whet.engine.layer import Batch, layer_backward, layer_forward
+from whet.engine.lora import base_of, lora_of
+from whet.engine.parts import Layer
+from whet.engine.quantised import read_nf4
+from whet.engine.spec import GROUPS, LayerParts, LayerSpec, ModelSpec
+from whet.engine.weights import PAD, Group
+
+TOKENS = 64  # of the noted step; kernels do not depend on it
+META = torch.device("meta")
+
+
+@dataclass(frozen=True)
+class Kinds:
+    """What the kernels of a model's training step depend on.
+
+    Attributes:
+        layers: the different layers, each once.
+        dtype: of activations; norms: of the norms' weights.
+        packed: NF4 weights as meta tensors, one of each form; empty where weights are dense.
+        adapters: dtypes of the adapters' matrices.
+        vocab: rows of the head where it is frozen, so that the loss is computed by a kernel; None: it is not.
+    """
+
+    layers: tuple[LayerSpec, ...]
+    dtype: torch.dtype
+    norms: torch.dtype
+    packed: tuple[Nf4Weight, ...]
+    adapters: frozenset[torch.dtype]
+    vocab: int | None
+    softcap: float | None = None
+
+
+def kinds_of(spec: ModelSpec) -> Kinds:
+    """The kinds of a model that was read."""
+    modules = [module for _, parts in spec.layers for name in GROUPS for module in parts.groups[name]]
+    packed = [weight for weight in (read_nf4(base_of(module)) for module in modules) if isinstance(weight, Nf4Weight)]
+    loras = [lora for lora in map(lora_of, modules) if lora is not None]
+    head = spec.head
+    frozen = type(head) is torch.nn.Linear and not head.weight.requires_grad
+    return Kinds(
+        tuple(dict.fromkeys(layer for layer, _ in spec.layers)),
+        base_of(spec.embed).weight.dtype,  # type: ignore[arg-type]
+        spec.final_norm.dtype,
+        tuple({_form(weight): _like(weight) for weight in packed}.values()),
+        frozenset(matrix.dtype for lora in loras for matrix in (lora.A, lora.B)),
+        spec.vocab if frozen else None,
+        spec.logit_softcap,
+    )
+
+
+def launches_of(kinds: Kinds) -> list[Launch]:
+    """A launch of each kernel variant that a training step of such a model takes. Imports Triton."""
+    with noted() as launches:
+        for spec in kinds.layers:
+            for rows_N in (None, torch.empty(TOKENS, dtype=torch.int64, device=META)):
+                _step(spec, kinds, rows_N)
+        for weight in kinds.packed:
+            _dequantise(weight, kinds.dtype)
+        for dtype in kinds.adapters:
+            _refresh(dtype, kinds.dtype)
+        if kinds.layers:
+            _ends(kinds)
+    return distinct(launches)
+
+
+def compile_ahead(spec: ModelSpec) -> None:
+    """Compile and load the kernels that a training step of this model takes; on a CPU nothing.
+
+    It only saves time: a kernel that is missed here is compiled when it is launched.
+    """
+    device: Any = base_of(spec.embed).weight.device
+    if device.type != "cuda":
+        return
+    try:
+        launches = launches_of(kinds_of(spec))
+    except Exception:  # an operation of torch that knows no meta tensors
+        return
+    compile_all(launches, device, runtime.cores())
+
+
+def _step(spec: LayerSpec, kinds: Kinds, rows_N: torch.Tensor | None) -> None:
+    """Forward and backward of a layer without adapters: their columns change strides by multiples of ``PAD``."""
+    layer = _meta_layer(spec, kinds)
+    tables_TC = _empty((TOKENS, spec.rotary_dim // 2), kinds.dtype)
+    lengths = (TOKENS,)
+    documents = Documents(lengths, torch.empty(2, dtype=torch.int32, device=META), TOKENS)
+    batch = Batch(documents, {spec.rope: (tables_TC, tables_TC)})
+    x_TD = _empty((TOKENS, spec.hidden), kinds.dtype)
+    y_ND, kept = layer_forward(x_TD, layer, batch, rows_N)
+    layer_backward(torch.empty_like(y_ND), kept, layer, batch, rows_N)
+
+
+def _meta_layer(spec: LayerSpec, kinds: Kinds) -> Layer:
+    def norm(width: int, there: bool = True) -> Any:
+        return _empty((width,), kinds.norms) if there else None
+
+    groups = {name: [_Linear(*spec.sizes(name), kinds.dtype)] for name in GROUPS}
+    parts = LayerParts(
+        norm(spec.hidden),
+        norm(spec.hidden),
+        groups,  # type: ignore[arg-type]
+        norm(spec.hidden, spec.post_norms),
+        norm(spec.hidden, spec.post_norms),
+        norm(spec.head_dim, spec.qk_norm),
+        norm(spec.head_dim, spec.qk_norm),
+    )
+    return Layer(spec, parts, *(Group(groups[name], kinds.dtype) for name in GROUPS))
+
+
+class _Linear:
+    """A frozen linear layer without numbers, as ``Group`` reads it."""
+
+    bias = None
+
+    def __init__(self, outputs: int, inputs: int, dtype: torch.dtype) -> None:
+        self.out_features, self.in_features = outputs, inputs
+        self.weight = _empty((outputs, inputs), dtype)
+
+
+def _dequantise(weight: Nf4Weight, dtype: torch.dtype) -> None:
+    outputs, inputs = weight.shape
+    dequantise_nf4(weight, _empty((outputs, inputs + PAD["cuda"]), dtype)[:, :inputs])
+
+
+def _refresh(adapter: torch.dtype, operand: torch.dtype) -> None:
+    from whet.engine.kernels import scatter_triton
+
+    copy = (_empty((PAD["cuda"], PAD["cuda"]), operand), _empty((PAD["cuda"], PAD["cuda"]), adapter), 1.0)
+    for table in scatter_triton.tables([copy], BLOCK):
+        scatter_triton.run(table, BLOCK)
+
+
+def _ends(kinds: Kinds) -> None:
+    """The final norm and the loss."""
+    first = kinds.layers[0]
+    x_ND, weight_D = _empty((TOKENS, first.hidden), kinds.dtype), _empty((first.hidden,), kinds.norms)
+    y_ND, rstd_N = rms_norm(x_ND, weight_D, first.eps, first.norm_offset)
+    rms_norm_backward(torch.empty_like(y_ND), x_ND, weight_D, rstd_N, first.norm_offset)
+    if kinds.vocab is not None:
+        targets_N = torch.empty(TOKENS, dtype=torch.int64, device=META)
+        cross_entropy_rows_(_empty((TOKENS, kinds.vocab), kinds.dtype), targets_N, softcap=kinds.softcap)
+
+
+def _form(weight: Nf4Weight) -> tuple[Any, ...]:
+    return weight.shape, weight.dtype, weight.block, weight.nested is None or weight.nested.block, weight.nested is None
+
+
+def _like(weight: Nf4Weight) -> Nf4Weight:
+    """The same weight without its numbers."""
+    nested = weight.nested
+    if nested is not None:
+        nested = NestedAbsmax(_meta(nested.code), _meta(nested.absmax), _meta(nested.offset), nested.block)
+    return replace(weight, packed=_meta(weight.packed), absmax=_meta(weight.absmax), nested=nested)
+
+
+def _meta(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(tensor, device=META)
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device=META)
