@@ -12,6 +12,7 @@ from whet.errors import ExportError, WhetError
 
 if TYPE_CHECKING:
     from whet.data.audit_report import AuditReport
+    from whet.evaluate.compare import CompareReport
     from whet.train.plan import RunPlan
 
 
@@ -194,6 +195,31 @@ def verify(
 
     place = positions if positions is not None else POSITIONS
     return Proof(against, base=base, data=data, positions=place).of(file)
+
+
+def compare(
+    models: Sequence[Path | str] | Path | str, *, out: Path | str | None = None, **options: Any
+) -> CompareReport:
+    """Ask a base model and trained ones the same questions at temperature 0, measure the answers, write a report.
+
+    Args:
+        models: runs, adapters, checkpoints or models; the verdict is about the last one.
+        out: where the report goes; None: ``RUN/compare``, else ``./whet-compare``.
+        options: fields of ``whet.evaluate.compare.Options``: ``data``, ``n``, ``metrics``, ``base`` and more.
+
+    Returns:
+        The report; ``print()`` shows it, ``paths`` are the files written.
+
+    Raises:
+        WhetError: a bad model, file or option; no judge answers.
+        KeyboardInterrupt: Ctrl-C; the answers so far are kept, and the same call goes on from them.
+    """
+    from whet.evaluate.compare import CompareReport, Options, compare
+    from whet.evaluate.written import write_all
+
+    paths = [models] if isinstance(models, str | Path) else list(models)
+    found, folder = compare([str(path) for path in paths], Options(**options), Path(out) if out is not None else None)
+    return CompareReport(found, write_all(found, folder))
 
 
 def ollama_names(name: str, quants: Sequence[str]) -> dict[str, str]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from whet.errors import OutputError
+from whet.evaluate.before_after import Case, compare_cases
 from whet.evaluate.chart import UNITS, loss_curve, smoothed, thinned, ticks
-from whet.evaluate.compare import Case, compare_cases
 from whet.evaluate.report import LONGEST_TEXT, evenly_spaced, write_report
 
 HOSTILE = '</pre></td><script>alert("1")</script><img src=x onerror=alert(2)>&amp; \' 分类 \x00\x1b \ud800'

@@ -21,6 +21,7 @@ VERBS = {
     "preview": "Show the rows as tokens, and what is wrong with the data, before a model is loaded.",
     "plan": "Show memory, time and steps of a run before it is started; no weights are loaded.",
     "train": "Train a model as a YAML file says.",
+    "compare": "Did training help? The same prompts before and after, measured and side by side.",
     "chat": "Talk to a model, or ask it one thing.",
     "export": "Write a model as GGUF with a Modelfile, merged, or as an adapter, and prove it.",
     "verify": "Compare an exported model with the trained one; exit code 1 where it is another.",

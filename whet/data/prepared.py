@@ -6,6 +6,7 @@ its files, and either can be handed to worker processes cheaply.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -100,3 +101,11 @@ def weighted(rows: np.ndarray, weight: float, seed: int) -> np.ndarray:
     extra = round((weight - whole) * len(rows))
     drawn = np.sort(np.random.default_rng(seed).permutation(len(rows))[:extra])
     return np.concatenate([np.tile(rows, whole), rows[drawn]])
+
+
+def data_hash(prepared: Prepared) -> str:
+    """SHA-256 of the tokens, of which are trained, and of the rows in order."""
+    digest = hashlib.sha256()
+    for part in (prepared.ids, prepared.mask, prepared.offsets, prepared.order):
+        digest.update(np.ascontiguousarray(part).data)
+    return digest.hexdigest()

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from whet.console import format_figure, format_seconds, write_text_atomic
+from whet.evaluate.before_after import Case, Comparison, verdict
 from whet.evaluate.chart import Point, loss_curve
-from whet.evaluate.compare import Case, Comparison, verdict
 from whet.evaluate.report_style import STYLE
 from whet.evaluate.tasks.sql import wilson_interval
 from whet.text.html import safe

@@ -22,7 +22,7 @@ from whet.evaluate.tasks.sql import execution_match, run_query
 from whet.sample.rows import Row, database_path, heldout_rows, train_rows
 
 if TYPE_CHECKING:
-    from whet.evaluate.compare import Comparison
+    from whet.evaluate.before_after import Comparison
     from whet.export.run import ProvedFile
     from whet.train.sft import RunResult
 
@@ -48,7 +48,7 @@ def run(out: Path | str) -> dict[str, Any]:
     began = time.monotonic()
     out = Path(out)
     config = _config(out)
-    from whet.evaluate.compare import verdict
+    from whet.evaluate.before_after import verdict
     from whet.export.run import export_run
     from whet.models.names import STARTER
     from whet.train.sft import run_sft
@@ -86,7 +86,7 @@ def _step(number: int, text: str) -> None:
 
 
 def _compare(rows: Sequence[Row], before: Sequence[str], after: Sequence[str]) -> Comparison:
-    from whet.evaluate.compare import compare_answers
+    from whet.evaluate.before_after import compare_answers
 
     return compare_answers(
         [row.question for row in rows],

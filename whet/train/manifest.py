@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from whet import runtime
 from whet.console import write_json_atomic
 from whet.data.loader import Prepared
-
-
-def data_hash(prepared: Prepared) -> str:
-    """SHA-256 of the tokens, of which are trained, and of the rows in order."""
-    digest = hashlib.sha256()
-    for part in (prepared.ids, prepared.mask, prepared.offsets, prepared.order):
-        digest.update(np.ascontiguousarray(part).data)
-    return digest.hexdigest()
+from whet.data.prepared import data_hash
 
 
 def write_manifest(path: Path, prepared: Prepared, **facts: Any) -> None:

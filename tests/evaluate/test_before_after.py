@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from whet.errors import DataError
-from whet.evaluate.compare import chance_of_difference, compare_answers, verdict
+from whet.evaluate.before_after import chance_of_difference, compare_answers, verdict
 from whet.evaluate.tasks.sql import execution_match, wilson_interval
 from whet.sample.rows import database_path, heldout_rows
 
