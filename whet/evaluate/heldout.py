@@ -109,10 +109,7 @@ def rows_of_run(run: Path, config: RunConfig, tokenizer: Any, n: int) -> Questio
     """
     manifest = _manifest(run)
     if config.test_datasets:
-        records: Iterable[Record] = (
-            record for source in open_sources(config, config.test_datasets) for record in source.records
-        )
-        examples, _ = numbered(records)
+        examples, _ = numbered(_all(config, config.test_datasets))
         return Questions(
             spaced(examples, n), "the run's test_datasets", len(examples), source=_path(config, config.test_datasets)
         )
@@ -152,12 +149,7 @@ def _records(config: RunConfig, chosen: Sequence[int]) -> Iterator[Record]:
 def _held_out(config: RunConfig, tokenizer: Any, manifest: dict[str, Any]) -> tuple[list[int], list[int]]:
     """For each stored row the record that it comes from, and the stored rows that were held out."""
     limit = int(manifest.get("context_length") or config.sequence_len)
-    train_on = config.trained_part
-    owners, stored = (
-        _answers(config, tokenizer, limit)
-        if config.rl
-        else _documents(config, RecordEncoder(tokenizer, train_on), limit)
-    )
+    owners, stored = _answers(config, tokenizer, limit) if config.rl else _documents(config, tokenizer, limit)
     size = config.val_set_size
     count = max(1, round(size * len(owners))) if size < 1 else int(size)
     drawn = np.random.default_rng(config.seed).permutation(len(owners))
