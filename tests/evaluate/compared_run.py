@@ -20,12 +20,21 @@ def rows(count: int = 30) -> list[dict[str, str]]:
     ]
 
 
+def pairs(count: int = 30) -> list[dict[str, str]]:
+    """Prompts with a better and a worse answer."""
+    return [
+        {"prompt": f"Item {i}?", "chosen": f"yes {LABELS[i % 3]}", "rejected": "no " * (1 + i % 3)}
+        for i in range(count)
+    ]
+
+
 def train(folder: Path, model: Path, **changes: Any) -> Path:
     """A run of four steps with checkpoints at 2 and 4, six of its rows held out."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "rows.jsonl"
     if not path.exists():
-        path.write_text("".join(json.dumps(row) + "\n" for row in rows()))
+        made = pairs() if "rl" in changes else rows()
+        path.write_text("".join(json.dumps(row) + "\n" for row in made))
     keys = {
         "base_model": str(model),
         "datasets": [{"path": str(path)}],

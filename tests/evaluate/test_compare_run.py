@@ -208,3 +208,20 @@ def test_float32_on_a_cpu_also_after_training_in_bfloat16(run: Path):
         for contender in contenders_of([str(run)]).contenders:
             with model(contender) as ready:
                 assert {p.dtype for p in ready.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_preference_rows_are_the_held_out_ones_and_their_accuracy_is_that_of_training(
+    tmp_path: Path, tiny_llama_dir: Path, method: str
+):
+    run = train(tmp_path, tiny_llama_dir, rl=method, bf16=False, eval_strategy="steps", eval_steps=4, save_steps=None)
+    report = api.compare(run, max_new_tokens=4)
+    found = report.comparison
+    assert found.main.name == "preference" and "chosen and rejected" in found.main.why
+    if method == "kto":  # single answers are held out; the other one of a pair is mostly in training
+        assert "another part was trained on" in found.facts["rows"]
+        return
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    told = [line["eval_logps/accuracies"] for line in lines if "eval_logps/accuracies" in line]
+    assert [each.value.value for each in found.measured(found.main)] == pytest.approx([told[0], told[-1]])
+    assert found.measured(found.main)[0].n == 6

@@ -62,6 +62,8 @@ def contenders_of(paths: Sequence[str], base: str | None = None, checkpoints: st
     """
     run = run_folder_of(paths[0])
     config = _config(run)
+    if config is not None and config.reward_model:
+        raise ModelError(f"{paths[0]} is a reward model: it scores answers and writes none", "a model that answers")
     four_bit = config is not None and (config.load_in_4bit or config.adapter == "qlora")
     models = [*_checkpoints(run, paths[0], checkpoints), *paths]
     places = [locate(path) for path in models]

@@ -118,9 +118,12 @@ def rows_of_run(run: Path, config: RunConfig, tokenizer: Any, n: int) -> Questio
         owners, held = _held_out(config, tokenizer, manifest)
         rows = set(held)
         trained = {owner for row, owner in enumerate(owners) if row not in rows}  # a text in pieces may be in both
-        left = sorted({owners[row] for row in held} - trained)
+        drawn = {owners[row] for row in held}
+        left, what = sorted(drawn - trained), "rows that the run held out (val_set_size)"
+        if not left:  # KTO holds single answers out; of a pair the other one is mostly in training
+            left, what = sorted(drawn), f"{what}, of which another part was trained on"
         examples, _ = numbered(_records(config, spaced(left, n)))
-        return Questions(examples, "rows that the run held out (val_set_size)", len(left), source=source)
+        return Questions(examples, what, len(left), source=source)
     warn(f"the run held out no rows (val_set_size, test_datasets): compared on {TRAINED_ON}", key="trained on")
     total = sum(1 for _ in _all(config))
     examples, _ = numbered(_records(config, spaced(range(total), n)))
