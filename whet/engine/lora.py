@@ -28,13 +28,16 @@ def base_of(module: Any) -> torch.nn.Module:
     return module
 
 
-def lora_of(module: Any) -> Lora | None:
+def lora_of(module: Any, *, training: bool = True) -> Lora | None:
     """The active adapter of a linear layer; None without one.
+
+    Args:
+        training: whether dropout, which acts in training only, counts as a problem.
 
     Raises:
         ValueError: the layer does something that these three numbers cannot say; see ``lora_problem``.
     """
-    problem = lora_problem(module)
+    problem = lora_problem(module, training=training)
     if problem:
         raise ValueError(problem)
     names = _active(module)
@@ -44,7 +47,7 @@ def lora_of(module: Any) -> Lora | None:
     return Lora(module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name]))
 
 
-def lora_problem(module: Any) -> str:
+def lora_problem(module: Any, *, training: bool = True) -> str:
     """Why a layer's output is not ``base(x) + scale * x Aᵀ Bᵀ``, in plain words; "" if it is."""
     if hasattr(module, "modules_to_save"):
         return "a layer is trained as a whole (modules_to_save)"
@@ -59,7 +62,7 @@ def lora_problem(module: Any) -> str:
         return f"several adapters are active at once ({', '.join(names)})"
     if names and module.disable_adapters:
         return "the adapters are switched off"
-    return _adapter_problem(module, names[0]) if names else ""
+    return _adapter_problem(module, names[0], training) if names else ""
 
 
 def peeled(model: Any) -> torch.nn.Module:
@@ -75,13 +78,13 @@ def _active(module: Any) -> list[str]:
     return [name for name in module.active_adapters if name in module.lora_A]
 
 
-def _adapter_problem(module: Any, name: str) -> str:
+def _adapter_problem(module: Any, name: str, training: bool) -> str:
     if module.use_dora.get(name):
         return "DoRA adapters"
     if name in getattr(module, "lora_variant", {}):
         return f"LoRA of the kind {type(module.lora_variant[name]).__name__}"
     dropout = module.lora_dropout[name]
-    if not isinstance(dropout, torch.nn.Identity) and getattr(dropout, "p", 1.0) > 0:
+    if training and not isinstance(dropout, torch.nn.Identity) and getattr(dropout, "p", 1.0) > 0:
         return f"LoRA dropout is {getattr(dropout, 'p', 'not known')}, not 0"
     if module.lora_B[name].bias is not None or module.lora_A[name].bias is not None:
         return "LoRA with a bias"

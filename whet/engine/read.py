@@ -30,15 +30,19 @@ class _Unknown(Exception):
     """Its text is the reason; it never leaves this file."""
 
 
-def read_model(model: Any) -> ModelSpec | Unsupported:
-    """The parts of a causal language model, or why the engine cannot run it. Changes nothing, keeps no copies."""
+def read_model(model: Any, *, training: bool = True) -> ModelSpec | Unsupported:
+    """The parts of a causal language model, or why the engine cannot run it. Changes nothing, keeps no copies.
+
+    Args:
+        training: False for inference, where neither dropout nor what is trained matters.
+    """
     try:
-        return _read(peeled(model))
+        return _read(peeled(model), training)
     except _Unknown as unknown:
         return Unsupported(str(unknown))
 
 
-def _read(causal: Any) -> ModelSpec:
+def _read(causal: Any, training: bool) -> ModelSpec:
     body: Any = getattr(causal, "model", None)
     head: Any = getattr(causal, "lm_head", None)
     for name in ("embed_tokens", "layers", "norm", "rotary_emb"):
@@ -54,11 +58,11 @@ def _read(causal: Any) -> ModelSpec:
     layers = []
     for index, layer in enumerate(body.layers):
         try:
-            layers.append(_layer(layer, body.config, index, rotary_dims))
+            layers.append(_layer(layer, body.config, index, rotary_dims, training))
         except _Unknown as unknown:
             raise _Unknown(f"layer {index}: {unknown}") from None
     offset, eps = _norm(body.norm, "the last norm")
-    if body.norm.weight.requires_grad:
+    if training and body.norm.weight.requires_grad:
         raise _Unknown("the last norm is trained")
     _check_head(head)
     return ModelSpec(
@@ -75,22 +79,25 @@ def _read(causal: Any) -> ModelSpec:
     )
 
 
-def _layer(layer: Any, config: Any, index: int, rotary_dims: dict[str, int]) -> tuple[LayerSpec, LayerParts]:
+def _layer(
+    layer: Any, config: Any, index: int, rotary_dims: dict[str, int], training: bool
+) -> tuple[LayerSpec, LayerParts]:
     norms = {name for name, child in layer.named_children() if name.endswith("norm")}
     if norms not in (PRE_NORMS, ALL_NORMS) or not hasattr(layer, "self_attn") or not hasattr(layer, "mlp"):
         raise _Unknown(f"its parts are {', '.join(sorted(name for name, _ in layer.named_children()))}")
     attention, mlp, post = layer.self_attn, layer.mlp, norms == ALL_NORMS
-    _only_known(layer, norms | {"self_attn", "mlp"})
-    _only_known(attention, ATTENTION)
-    _only_known(mlp, MLP)
+    _only_known(layer, norms | {"self_attn", "mlp"}, training)
+    _only_known(attention, ATTENTION, training)
+    _only_known(mlp, MLP, training)
     offset_eps = _layer_norms(layer)
     groups = {
-        "qkv": _group(attention, "qkv_proj", ("q_proj", "k_proj", "v_proj")),
-        "o": _group(attention, "o_proj", ("o_proj",)),
-        "gate_up": _group(mlp, "gate_up_proj", ("gate_proj", "up_proj")),
-        "down": _group(mlp, "down_proj", ("down_proj",)),
+        "qkv": _group(attention, "qkv_proj", ("q_proj", "k_proj", "v_proj"), training),
+        "o": _group(attention, "o_proj", ("o_proj",), training),
+        "gate_up": _group(mlp, "gate_up_proj", ("gate_proj", "up_proj"), training),
+        "down": _group(mlp, "down_proj", ("down_proj",), training),
     }
-    _only_adapters_trained(layer, groups)
+    if training:
+        _only_adapters_trained(layer, groups)
     weights = {name: getattr(layer, name).weight for name in norms}
     parts = LayerParts(
         input_norm=weights["input_layernorm"],
@@ -101,17 +108,23 @@ def _layer(layer: Any, config: Any, index: int, rotary_dims: dict[str, int]) -> 
         q_norm=attention.q_norm.weight if hasattr(attention, "q_norm") else None,
         k_norm=attention.k_norm.weight if hasattr(attention, "k_norm") else None,
     )
-    return _spec(layer, parts, offset_eps, _layer_type(attention, config, index), rotary_dims), parts
+    kind = _layer_type(attention, config, index)
+    return _spec(layer, parts, offset_eps, kind, rotary_dims, training), parts
 
 
 def _spec(
-    layer: Any, parts: LayerParts, offset_eps: tuple[int, float], kind: str | None, rotary_dims: dict[str, int]
+    layer: Any,
+    parts: LayerParts,
+    offset_eps: tuple[int, float],
+    kind: str | None,
+    rotary_dims: dict[str, int],
+    training: bool,
 ) -> LayerSpec:
     attention, mlp, config = layer.self_attn, layer.mlp, layer.self_attn.config
     softcap = getattr(attention, "attn_logit_softcapping", None)
     if not getattr(attention, "is_causal", True):
         raise _Unknown("its attention is not causal")
-    if getattr(attention, "attention_dropout", 0.0):
+    if training and getattr(attention, "attention_dropout", 0.0):
         raise _Unknown(f"attention dropout is {attention.attention_dropout}, not 0")
     if not getattr(attention, "use_rope", True):
         raise _Unknown("its attention has no rotation (use_rope is off)")
@@ -145,7 +158,7 @@ def _spec(
     return spec
 
 
-def _group(parent: Any, fused: str, separate: tuple[str, ...]) -> list[torch.nn.Module]:
+def _group(parent: Any, fused: str, separate: tuple[str, ...], training: bool) -> list[torch.nn.Module]:
     names = (fused,) if hasattr(parent, fused) else separate
     found: list[torch.nn.Module] = []
     kinds = set()
@@ -153,7 +166,7 @@ def _group(parent: Any, fused: str, separate: tuple[str, ...]) -> list[torch.nn.
         module = getattr(parent, name, None)
         if module is None:
             raise _Unknown(f"it has no {name}")
-        if problem := lora_problem(module):
+        if problem := lora_problem(module, training=training):
             raise _Unknown(f"{name}: {problem}")
         kinds.add(_storage(base_of(module), name))
         found.append(module)
@@ -174,10 +187,10 @@ def _storage(base: Any, name: str) -> str:
     return "nf4"
 
 
-def _only_known(parent: Any, known: set[str]) -> None:
+def _only_known(parent: Any, known: set[str], training: bool) -> None:
     """Parts without numbers of their own may stand there, unless they drop something."""
     for name, child in parent.named_children():
-        if isinstance(child, torch.nn.Dropout) and child.p > 0:
+        if isinstance(child, torch.nn.Dropout) and child.p > 0 and training:
             raise _Unknown(f"dropout {name} is {child.p}, not 0")
         if name not in known and (any(True for _ in child.parameters()) or any(True for _ in child.buffers())):
             raise _Unknown(f"it has a part {name}, which is not known")

@@ -61,7 +61,7 @@ def project(
         ValueError: shapes that do not match.
     """
     _check(x_MK, weights, out_MN)
-    if uses_triton(x_MK) and fits(weights) and len(x_MK) <= MOST_ROWS:
+    if uses_triton(x_MK) and fits(weights, x_MK.dtype) and len(x_MK) <= MOST_ROWS:
         if isinstance(weights[0].w_NK, Nf4Weight):
             from whet.engine.kernels import gemv_nf4_triton
 
@@ -75,10 +75,15 @@ def project(
     return out_MN
 
 
-def fits(weights: Sequence[Weight]) -> bool:
-    """Whether the kernels take these weights: of NF4, rows of whole blocks of 64 that begin at whole words."""
+def fits(weights: Sequence[Weight], dtype: torch.dtype) -> bool:
+    """Whether the kernels take these weights: dense ones in x's dtype, their rows without gaps between values; of NF4,
+    rows of whole blocks of 64 that begin at whole words, all quantised in one way."""
     packed = [weight.w_NK for weight in weights if isinstance(weight.w_NK, Nf4Weight)]
-    return all(w.block == BLOCK and w.shape[1] % BLOCK == 0 and w.packed.data_ptr() % 4 == 0 for w in packed)
+    if packed:
+        whole = all(w.block == BLOCK and w.shape[1] % BLOCK == 0 and w.packed.data_ptr() % 4 == 0 for w in packed)
+        return whole and len({w.nested.block if w.nested else 0 for w in packed}) == 1
+    dense = [weight.w_NK for weight in weights if isinstance(weight.w_NK, torch.Tensor)]
+    return all(w.dtype == dtype and w.stride(1) == 1 for w in dense)
 
 
 def project_plain(
@@ -93,7 +98,11 @@ def project_plain(
     for weight in weights:
         n, _ = weight.shape
         columns = slice(start, start + n)
-        y_MN = x_MK @ dense(weight.w_NK, x_MK.dtype).t()
+        y_MN, w_KN = out_MN[:, columns], dense(weight.w_NK, x_MK.dtype).t()
+        if y_MN.dtype == x_MK.dtype and add_MN is None:
+            torch.mm(x_MK, w_KN, out=y_MN)
+        else:
+            y_MN = x_MK @ w_KN
         if weight.b_Nr is not None:
             assert p_MR is not None
             p_Mr = p_MR[:, weight.column : weight.column + weight.b_Nr.shape[1]]
@@ -102,7 +111,8 @@ def project_plain(
             y_MN = y_MN + weight.bias_N
         if add_MN is not None:
             y_MN = y_MN + add_MN[:, columns]
-        out_MN[:, columns] = y_MN
+        if y_MN.data_ptr() != out_MN[:, columns].data_ptr():
+            out_MN[:, columns] = y_MN
         start += n
 
 
