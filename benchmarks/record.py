@@ -24,10 +24,14 @@ def spread(values: Sequence[float], digits: int = 4) -> dict[str, Any]:
     }
 
 
-def record(name: str, **figures: Any) -> Path:
+def facts() -> dict[str, Any]:
+    """The day, the versions and the device."""
+    return {"date": date.today().isoformat(), "versions": runtime.versions(), "device": runtime.device_facts()}
+
+
+def record(name: str, folder: Path = RESULTS, **figures: Any) -> Path:
     """Write ``results/<name>.json``."""
-    path = RESULTS / f"{name}.json"
-    facts = {"date": date.today().isoformat(), "versions": runtime.versions(), "device": runtime.device_facts()}
-    write_json_atomic(path, facts | figures)
+    path = folder / f"{name}.json"
+    write_json_atomic(path, facts() | figures)
     print(path)
     return path

@@ -94,7 +94,8 @@ class Decoder:
         """Addresses that a captured graph reads."""
         found = [pointer for layer in self._projections for group in layer.values() for pointer in group.pointers()]
         embed: Any = base_of(self.spec.embed).weight
-        return [*found, embed.data_ptr(), self.spec.final_norm.data_ptr(), *(self._head.pointers() if self._head else ())]
+        head = self._head.pointers() if self._head is not None else []
+        return [*found, *head, embed.data_ptr(), self.spec.final_norm.data_ptr()]
 
     def cache(self, slots: int, positions: int) -> Cache:
         """Room for ``slots`` sequences of ``positions`` tokens; see ``Cache``."""
@@ -122,7 +123,9 @@ class Decoder:
         x_TD = self._layers(self._embed(ids_T), attended)
         return self._logits(x_TD[(documents.cu[1:] - 1).long()])
 
-    def step(self, ids_S: torch.Tensor, positions_S: torch.Tensor, cache: Cache, used: int | None = None) -> torch.Tensor:
+    def step(
+        self, ids_S: torch.Tensor, positions_S: torch.Tensor, cache: Cache, used: int | None = None
+    ) -> torch.Tensor:
         """One token of every slot: its keys and values go into the cache.
 
         Args:

@@ -1,8 +1,8 @@
 """Continues many prompts at once: slots of a static cache, each with a sequence of its own; a slot that ends takes the
 next prompt.
 
-It knows token ids, not text. Every sequence gets what it gets alone: bit by bit on a CPU; on a GPU among batches of 2 to
-16 (see docs/generate.md).
+It knows token ids, not text. Every sequence gets what it gets alone: bit by bit on a CPU; what holds on a GPU says
+docs/generate.md.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class _Run:
         self.decoder, self.prompts, self.options = decoder, prompts, options
         wanted = min(len(prompts), options.slots, MOST_SLOTS)
         slots = slots_for(wanted, decoder.device)
-        self.steps = _steps(decoder, slots, longest + LAG, greedy=options.sampling.plain)
+        self.steps = _steps(decoder, slots, longest, greedy=options.sampling.plain)
         self.sampler = Sampler(options.sampling, slots, decoder.spec.vocab, decoder.device)
         self.waiting = deque(range(len(prompts)))
         self.free = deque(range(wanted))
@@ -155,9 +155,7 @@ class _Run:
         self._chosen(dict(enumerate(slots)), ids_N, logits_NV)
 
     def _step(self) -> None:
-        used = 1 + max(
-            len(self.prompts[number]) + self.launched[number] - 1 for number in self.running.values()
-        )
+        used = 1 + max(len(self.prompts[number]) + self.launched[number] - 1 for number in self.running.values())
         self.steps.run(used)
         if not self.steps.greedy:
             self.steps.ids_S.copy_(self.sampler.choose(self.steps.logits_SV, range(len(self.steps.ids_S))))

@@ -124,8 +124,9 @@ def _spec(
     softcap = getattr(attention, "attn_logit_softcapping", None)
     if not getattr(attention, "is_causal", True):
         raise _Unknown("its attention is not causal")
-    if training and getattr(attention, "attention_dropout", 0.0):
-        raise _Unknown(f"attention dropout is {attention.attention_dropout}, not 0")
+    dropout: float = getattr(attention, "attention_dropout", 0.0)
+    if training and dropout:
+        raise _Unknown(f"attention dropout is {dropout}, not 0")
     if not getattr(attention, "use_rope", True):
         raise _Unknown("its attention has no rotation (use_rope is off)")
     if (getattr(config, "rope_parameters", None) or {}).get("llama_4_scaling_beta"):

@@ -81,8 +81,8 @@ class Steps:
         self.positions_S.add_(1).clamp_(max=self.cache.positions - 1)
 
     def _captured(self) -> torch.cuda.CUDAGraph:
-        """The step as a graph. It is run before, to compile kernels: on copies of the state, at places of the cache that
-        are written again before they are read."""
+        """The step as a graph. It is run before, to compile kernels: what that writes into the cache is written again
+        by the first step."""
         before = self.ids_S.clone(), self.positions_S.clone()
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())

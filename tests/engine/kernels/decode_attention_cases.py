@@ -59,17 +59,19 @@ def check(shape: Shape, scores: Scores, dtype: torch.dtype, device: str) -> None
     wanted = attend_plain(wide[0][:, : shape.heads], wide[1].nan_to_num(), wide[2].nan_to_num(), positions, scores)
     error = float((out.cpu().double() - wanted).abs().max() / wanted.abs().max())
     assert error <= ERRORS[dtype], (shape, scores, dtype, error)
-    for slot in range(len(POSITIONS)):  # alone, and in a longer cache: the same bits
+    for slot in (1, 4):  # alone, and in a longer cache: the same bits
         alone = [torch.cat([t[:, slot : slot + 1], t[:1, slot : slot + 1]]) for t in own[1:]]
-        one = kernels.attend(own[0][slot : slot + 1, : shape.heads], *alone, positions[slot : slot + 1].to(device), scores)
+        at = positions[slot : slot + 1].to(device)
+        one = kernels.attend(own[0][slot : slot + 1, : shape.heads], *alone, at, scores)
         assert torch.equal(one[0], out[slot])
 
 
 def check_all(device: str) -> None:
     dtypes = (torch.float32, torch.float16) if device == "cpu" else (torch.float32, torch.float16, torch.bfloat16)
     for number, shape in enumerate(SHAPES):
-        for scores in SCORES:
-            for dtype in dtypes[: 1 if device == "cpu" and number > 1 else 3]:
+        few = device == "cpu" and number > 0
+        for scores in SCORES[:: 3 if few else 1]:
+            for dtype in dtypes[: 1 if few else 3]:
                 check(shape, scores, dtype, device)
 
 

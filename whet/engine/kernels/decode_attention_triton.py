@@ -50,7 +50,7 @@ def _place(
 
 @triton.jit
 def _chunks(
-    Q, K, V, POSITIONS, O, PEAK, SUM, slots, ld_q, scale, softcap, window,
+    Q, K, V, POSITIONS, PARTS, PEAK, SUM, slots, ld_q, scale, softcap, window,
     G: tl.constexpr, EACH: tl.constexpr, E: tl.constexpr, L: tl.constexpr, CAPPED: tl.constexpr,
     WINDOWED: tl.constexpr, HEADS: tl.constexpr, BLOCK_E: tl.constexpr, KEYS: tl.constexpr,
 ):  # fmt: skip
@@ -87,7 +87,7 @@ def _chunks(
         row = (slot * tl.num_programs(1) + chunk) * (G * EACH) + group * EACH + h
         tl.store(PEAK + row, peak, mask=h < EACH)
         tl.store(SUM + row, total, mask=h < EACH)
-        tl.store(O + row[:, None] * E + e[None, :], acc, mask=heads)
+        tl.store(PARTS + row[:, None] * E + e[None, :], acc, mask=heads)
 
 
 @triton.jit

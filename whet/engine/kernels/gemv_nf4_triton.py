@@ -29,9 +29,9 @@ def _absmax(ABSMAX, CODE, ABSMAX2, offset, block, mask, NESTED: tl.constexpr, NE
 
 
 @triton.jit
-def _product(TABLE, packed, at, inside, I: tl.constexpr, SHIFT: tl.constexpr):
-    """The I-th value of each word, of those at SHIFT bits, times its input."""
-    x = tl.load(at + I, mask=inside, other=0.0).to(tl.float32)
+def _product(TABLE, packed, at, inside, NTH: tl.constexpr, SHIFT: tl.constexpr):
+    """The NTH value of each word, of those at SHIFT bits, times its input."""
+    x = tl.load(at + NTH, mask=inside, other=0.0).to(tl.float32)
     return tl.load(TABLE + ((packed >> SHIFT) & 15)) * x[None, :, :]
 
 
@@ -122,9 +122,7 @@ def _tile_of(
             COLUMNS,
         )  # fmt: skip
     m = tl.arange(0, BATCH)
-    epilogue(
-        acc, OUT, ADD, BIAS, B, P, scale, m, n, M, N, rank, ld_out, ld_add, ld_b, ld_p, HAS_ADD, HAS_BIAS, RANK
-    )
+    epilogue(acc, OUT, ADD, BIAS, B, P, scale, m, n, M, N, rank, ld_out, ld_add, ld_b, ld_p, HAS_ADD, HAS_BIAS, RANK)
 
 
 @triton.jit

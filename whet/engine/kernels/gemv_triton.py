@@ -102,9 +102,7 @@ def _tile_of(
     else:
         n, acc = _many_tile(X, W, tile, M, N, K, ld_x, ld_w, WHOLE, BATCH, ROWS, COLUMNS)
         m = tl.arange(0, BATCH)
-    epilogue(
-        acc, OUT, ADD, BIAS, B, P, scale, m, n, M, N, rank, ld_out, ld_add, ld_b, ld_p, HAS_ADD, HAS_BIAS, RANK
-    )
+    epilogue(acc, OUT, ADD, BIAS, B, P, scale, m, n, M, N, rank, ld_out, ld_add, ld_b, ld_p, HAS_ADD, HAS_BIAS, RANK)
 
 
 @triton.jit
