@@ -118,6 +118,23 @@ def chat(path: Path | str, *, prompt: str | None = None, system: str | None = No
     talk(str(path), prompt=prompt, system=system, **options)
 
 
+def serve(path: Path | str, **options: Any) -> None:
+    """Serve a model over OpenAI's HTTP API until SIGTERM or Ctrl-C; see ``whet.serve.openai.run.serve``.
+
+    Raises:
+        MissingDependency: a package of the extra ``serve`` is not installed.
+    """
+    from whet.errors import MissingDependency
+
+    try:
+        from whet.serve.openai.run import serve as answer
+    except ModuleNotFoundError as error:
+        if error.name != "aiohttp":
+            raise
+        raise MissingDependency("aiohttp is not installed", fix="pip install 'whet[serve]'") from error
+    answer(str(path), **options)
+
+
 def export(
     path: Path | str,
     *,

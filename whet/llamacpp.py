@@ -15,7 +15,7 @@ import secrets
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -110,6 +110,7 @@ class LlamaServer:
             The default of llama.cpp, float16, shifts logits by about 1e-2.
         n_parallel: requests served at the same time.
         loras: GGUF files of LoRA adapters to put on the model.
+        prompt_cache_mib: memory in which llama.cpp keeps prompts that are in no slot any more; None: its own choice.
 
     Raises:
         ModelError: the file is missing, is no GGUF, or llama.cpp refuses it.
@@ -124,11 +125,14 @@ class LlamaServer:
         kv_f32: bool = False,
         n_parallel: int = 1,
         loras: Sequence[Path | str] = (),
+        prompt_cache_mib: int | None = None,
     ) -> None:
         self.path = check_gguf(path)
         adapters = [check_gguf(lora) for lora in loras]
         self._key = secrets.token_hex(16)  # other users of this machine can reach the port, but not the model
         params = _params(self.path, n_ctx * n_parallel, threads, kv_f32, n_parallel, self._key)
+        if prompt_cache_mib is not None:
+            params.cache_ram_mib = prompt_cache_mib
         if adapters:
             params.lora_adapters = [_lora(adapter) for adapter in adapters]
         try:
@@ -153,6 +157,11 @@ class LlamaServer:
     def close(self) -> None:
         """Stop the server and free the model. A second call does nothing."""
         self._server = None
+
+    @property
+    def authorization(self) -> dict[str, str]:
+        """The header that opens the server at ``address``, for a client of another kind than this one."""
+        return {"Authorization": f"Bearer {self._key}"}
 
     def properties(self) -> dict[str, Any]:
         """What llama.cpp says about the loaded model (``/props``)."""
@@ -239,6 +248,18 @@ class LlamaServer:
             if event.get("content"):
                 yield event["content"]
 
+    def stream_counted(
+        self, prompt: Sequence[int], max_tokens: int, sampling: Mapping[str, Any]
+    ) -> Iterator[tuple[str, int]]:
+        """The pieces of an answer, each with the number of tokens made so far.
+
+        Args:
+            sampling: llama.cpp's own fields, such as ``temperature`` and ``top_p``.
+        """
+        body = {"prompt": list(prompt), "n_predict": max_tokens, "stream": True, **sampling}
+        for event in self._events("/completion", body):
+            yield event.get("content") or "", int(event.get("tokens_predicted", 0))
+
     def chat(
         self,
         messages: Sequence[dict[str, str]],
@@ -268,7 +289,7 @@ class LlamaServer:
 
     def _open(self, place: str, body: dict[str, Any] | None) -> Any:
         data = None if body is None else json.dumps(body).encode("utf-8")
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
+        headers = {"Content-Type": "application/json", **self.authorization}
         request = urllib.request.Request(self.address + place, data, headers)
         # No proxy: the address is this machine, whatever the environment's proxy settings say.
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -9,6 +9,7 @@ from whet.errors import ModelError
 from whet.llamacpp import available
 from whet.serve.backends import GgufBackend, TorchBackend, open_backend
 from whet.serve.conversation import Conversation
+from whet.serve.sampling import Sampling
 
 needs_llamacpp = pytest.mark.skipif(not available(), reason="xllamacpp is not installed")
 QUESTIONS = ["How many singers are there?", "List the names of all cities in France.", "Who won in 1999?"]
@@ -32,7 +33,7 @@ def test_a_gguf_without_a_chat_template_goes_on(starter, bare_gguf: Path, capsys
         assert not backend.has_template
         answer = Conversation(backend, None, 12, 0.0).ask("The capital of", lambda piece: None)
     said: list[str] = []
-    starter.stream(starter.text_ids("The capital of"), 12, 0.0, said.append)
+    starter.stream(starter.text_ids("The capital of"), 12, Sampling(temperature=0), said.append)
     assert answer == "".join(said)
     assert "no chat template" in capsys.readouterr().err
 

@@ -23,6 +23,7 @@ VERBS = {
     "train": "Train a model as a YAML file says.",
     "compare": "Did training help? The same prompts before and after, measured and side by side.",
     "chat": "Talk to a model, or ask it one thing.",
+    "serve": "Serve a model over OpenAI's HTTP API, with a chat page.",
     "export": "Write a model as GGUF with a Modelfile, merged, or as an adapter, and prove it.",
     "verify": "Compare an exported model with the trained one; exit code 1 where it is another.",
     "push": "Upload a model to the Hugging Face hub with a card written from its run.",

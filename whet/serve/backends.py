@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 from whet.errors import ModelError
 from whet.export.gguf_header import read_header
 from whet.llamacpp import LlamaServer
+from whet.serve.sampling import Sampling, sampling_body
 
 GGUF_CONTEXT = 8192  # tokens: keys and values of 128k tokens would take gigabytes; a file that can less gets less
 
@@ -37,8 +37,8 @@ class Backend(Protocol):
     def text_ids(self, text: str) -> list[int]:
         """The prompt of a plain text."""
 
-    def stream(self, ids: list[int], max_tokens: int, temperature: float, emit: Emit) -> None:
-        """Make the answer and hand it to ``emit`` in pieces."""
+    def stream(self, ids: list[int], max_tokens: int, sampling: Sampling, emit: Emit) -> int:
+        """Make the answer and hand it to ``emit`` in pieces; returns the tokens made."""
 
 
 class TorchBackend:
@@ -50,7 +50,7 @@ class TorchBackend:
         self.model, self.tokenizer = model, tokenizer
         self.context = context_limit(model, tokenizer)
         self.has_template = bool(tokenizer.chat_template)
-        self._stops = stop_ids(model, tokenizer)
+        self.stops = stop_ids(model, tokenizer)
 
     def chat_ids(self, messages: Messages) -> list[int]:
         from whet.evaluate.prompts import chat_ids
@@ -62,74 +62,24 @@ class TorchBackend:
 
         return text_ids(self.tokenizer, text)
 
-    def stream(self, ids: list[int], max_tokens: int, temperature: float, emit: Emit) -> None:
-        import torch
+    def stream(self, ids: list[int], max_tokens: int, sampling: Sampling, emit: Emit) -> int:
 
-        from whet.evaluate.generate import evaluating
-
-        listener = _Listener(self.tokenizer, self._stops, emit)
-        ids_1T = torch.tensor([ids], device=self.model.get_input_embeddings().weight.device)
-        config = self._config(max_tokens, temperature)
-        with evaluating(self.model), torch.inference_mode(), _fresh_chance(self.model, temperature):
-            self.model.generate(
-                input_ids=ids_1T, attention_mask=torch.ones_like(ids_1T), generation_config=config, streamer=listener
-            )
-
-    def _config(self, max_tokens: int, temperature: float) -> Any:
-        from transformers import GenerationConfig
-
-        from whet.evaluate.generate import greedy_config, pad_id
-
-        pad = pad_id(self.tokenizer, self._stops)
-        if temperature == 0:
-            return greedy_config(max_tokens, self._stops, pad)
-        return GenerationConfig(  # what is not named here (top_p, top_k) comes from the model's own settings
-            do_sample=True,
-            temperature=temperature,
-            max_new_tokens=max_tokens,
-            eos_token_id=self._stops or None,
-            pad_token_id=pad,
-            use_cache=True,
-        )
-
-
-class _Listener:
-    """What ``generate`` calls with the prompt first, then with each token (transformers' streamer protocol)."""
-
-    def __init__(self, tokenizer: Any, stops: Sequence[int], emit: Emit) -> None:
         from whet.serve.pieces import TextPieces
+        from whet.serve.torch_tokens import drawn_tokens
 
-        self._pieces, self._stops, self._emit = TextPieces(tokenizer), stops, emit
-        self._prompt_seen = False
-
-    def put(self, ids: Any) -> None:
-        if not self._prompt_seen:
-            self._prompt_seen = True
-            return
-        for token in ids.flatten().tolist():
-            if token not in self._stops:
-                self._say(self._pieces.push(token))
-
-    def end(self) -> None:
-        self._say(self._pieces.rest())
-
-    def _say(self, piece: str) -> None:
-        if piece:
-            self._emit(piece)
+        pieces, made = TextPieces(self.tokenizer), 0
+        for drawn in drawn_tokens(self.model, ids, max_tokens, sampling):
+            made += 1
+            if drawn.id in self.stops:
+                break
+            _say(emit, pieces.push(drawn.id))
+        _say(emit, pieces.rest())
+        return made
 
 
-@contextmanager
-def _fresh_chance(model: Any, temperature: float) -> Iterator[None]:
-    """Other random numbers each time while sampling (torch begins every process with the same ones); then as before."""
-    import torch
-
-    if temperature == 0:
-        yield
-        return
-    device = model.get_input_embeddings().weight.device
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.seed()
-        yield
+def _say(emit: Emit, piece: str) -> None:
+    if piece:
+        emit(piece)
 
 
 class GgufBackend:
@@ -145,10 +95,12 @@ class GgufBackend:
     def text_ids(self, text: str) -> list[int]:
         return self._server.tokenize(text, add_special=True)
 
-    def stream(self, ids: list[int], max_tokens: int, temperature: float, emit: Emit) -> None:
-        seed = secrets.randbelow(2**31) if temperature else 0
-        for piece in self._server.stream(ids, max_tokens, temperature, seed=seed):
-            emit(piece)
+    def stream(self, ids: list[int], max_tokens: int, sampling: Sampling, emit: Emit) -> int:
+        made = 0
+        for piece, count in self._server.stream_counted(ids, max_tokens, sampling_body(sampling)):
+            made = count
+            _say(emit, piece)
+        return made
 
 
 @contextmanager
@@ -161,20 +113,29 @@ def open_backend(path: Path | str) -> Iterator[Backend]:
         ModelError: nothing there, or no model.
         MissingDependency: a GGUF, and llama.cpp is not installed.
     """
-    file = _gguf_file(Path(path).expanduser())
+    file = gguf_file(Path(path).expanduser())
     if file is None:
         from whet.models.load import load_for_inference
 
         yield TorchBackend(*load_for_inference(str(path)))
         return
     header = read_header(file)
-    own_context = header.get(f"{header.get('general.architecture')}.context_length", GGUF_CONTEXT)
-    context = min(own_context, GGUF_CONTEXT)
+    context = min(own_context(header), GGUF_CONTEXT)
     with LlamaServer(file, n_ctx=context) as server:
         yield GgufBackend(server, "tokenizer.chat_template" in header, context)
 
 
-def _gguf_file(path: Path) -> Path | None:
+def own_context(header: Mapping[str, Any]) -> int:
+    """Tokens that the model of a GGUF reads."""
+    return int(header.get(f"{header.get('general.architecture')}.context_length", GGUF_CONTEXT))
+
+
+def gguf_file(path: Path) -> Path | None:
+    """The GGUF that a path means: the file, or the only one of a folder without another model; else None.
+
+    Raises:
+        ModelError: a file of another kind, or a folder with several.
+    """
     if path.suffix.lower() == ".gguf" and not path.is_dir():
         return path
     if path.is_file():

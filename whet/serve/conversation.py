@@ -5,6 +5,7 @@ from __future__ import annotations
 from whet.console import notice
 from whet.errors import DataError, ModelError, WhetError
 from whet.serve.backends import Backend, Emit
+from whet.serve.sampling import Sampling
 
 
 class Conversation:
@@ -54,7 +55,7 @@ class Conversation:
         self.turns.append({"role": "user", "content": text})
         try:
             ids, room = self._prompt()
-            self.backend.stream(ids, room, self.temperature, hear)
+            self.backend.stream(ids, room, Sampling(temperature=self.temperature), hear)
         except WhetError:
             said.clear()
             raise

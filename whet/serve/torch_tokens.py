@@ -1,0 +1,74 @@
+"""One answer of a transformers model, token by token, with the settings of :class:`Sampling`."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from whet.evaluate.generate import evaluating
+from whet.serve.sampling import PENALTY_TOKENS, Sampling
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A token of the answer.
+
+    Args:
+        logprobs_V: log-probabilities of the whole vocabulary at its place, before any setting; shape [vocabulary].
+    """
+
+    id: int
+    logprobs_V: torch.Tensor
+
+
+def drawn_tokens(model: Any, prompt: Sequence[int], max_tokens: int, sampling: Sampling) -> Iterator[Drawn]:
+    """The tokens that follow ``prompt``, end tokens included; it is for the caller to stop at one.
+
+    Args:
+        prompt: token ids, at least one.
+    """
+    device = model.get_input_embeddings().weight.device
+    chance = torch.Generator().manual_seed(secrets.randbits(62) if sampling.seed is None else sampling.seed % 2**63)
+    cache, ids = DynamicCache(), list(prompt)
+    step_1T = torch.tensor([ids], device=device)
+    with evaluating(model):
+        for _ in range(max_tokens):
+            with torch.inference_mode():
+                logits_1TV = model(input_ids=step_1T, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+                logits_V = logits_1TV[0, -1].float().cpu()
+                token = _draw(logits_V, ids, sampling, chance)
+            yield Drawn(token, torch.log_softmax(logits_V, dim=-1))
+            ids.append(token)
+            step_1T = torch.tensor([[token]], device=device)
+
+
+def _draw(logits_V: torch.Tensor, before: Sequence[int], sampling: Sampling, chance: torch.Generator) -> int:
+    """One token; the settings act in llama.cpp's order."""
+    changed_V = _changed(logits_V, before, sampling)
+    if sampling.temperature == 0:
+        return int(changed_V.argmax())
+    kept = min(sampling.top_k, len(changed_V)) if sampling.top_k else len(changed_V)
+    best_K, ids_K = changed_V.topk(kept)  # sorted, the most likely first
+    share_K = best_K.softmax(dim=-1)
+    keep_K = share_K.cumsum(dim=-1) - share_K < sampling.top_p
+    keep_K &= best_K >= best_K[0] + torch.tensor(sampling.min_p).log()
+    keep_K[0] = True
+    weights_K = (best_K.masked_fill(~keep_K, -torch.inf) / sampling.temperature).softmax(dim=-1)
+    return int(ids_K[torch.multinomial(weights_K, 1, generator=chance)])
+
+
+def _changed(logits_V: torch.Tensor, before: Sequence[int], sampling: Sampling) -> torch.Tensor:
+    """With biases and penalties."""
+    if not (sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty):
+        return logits_V
+    changed_V = logits_V.clone()
+    for token, bias in sampling.logit_bias.items():
+        if token < len(changed_V):
+            changed_V[token] += bias
+    counts_V = torch.bincount(torch.tensor(before[-PENALTY_TOKENS:]), minlength=len(changed_V))[: len(changed_V)]
+    return changed_V - sampling.presence_penalty * (counts_V > 0) - sampling.frequency_penalty * counts_V
