@@ -75,7 +75,8 @@ class Server:
 @contextlib.contextmanager
 def serving(path: str, *options: str, key: str = "none") -> Iterator[Server]:
     """`whet serve PATH OPTIONS` on a free port, until the block ends."""
-    command = [sys.executable, "-m", "whet.cli.main", "serve", path, "--port", "0", *options]
+    free = () if "--port" in options else ("--port", "0")
+    command = [sys.executable, "-m", "whet.cli.main", "serve", path, *free, *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         yield _started(process, key)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -26,6 +29,28 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def notices_are_said_again():
     console.forget_notices()
+
+
+def _script(name: str) -> ModuleType:
+    """A file of scripts/ as a module, under its own name."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "scripts" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def check_openai() -> ModuleType:
+    return _script("check_openai")
+
+
+@pytest.fixture(scope="session")
+def browser_module() -> ModuleType:
+    module = _script("browser")
+    if module.PROGRAM is None:
+        pytest.skip("no chromium here")
+    return module
 
 
 @pytest.fixture(scope="session")

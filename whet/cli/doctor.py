@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import typer
 
 EXTRAS = {
-    "serve": "llama.cpp: proof of an export, chat with a GGUF",
+    "serve": "llama.cpp: proof of an export, chat with a GGUF, whet serve",
     "cuda": "4-bit weights and 8-bit optimizers on an NVIDIA GPU",
     "excel": "examples from Excel files",
     "wandb": "tracker Weights & Biases",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 import aiohttp
@@ -22,7 +22,12 @@ from whet.serve.sampling import sampling_body
 
 PARSER_FAILED = "Unable to generate parser for this template. Automatic parser generation failed: "
 PROBE_SECONDS = 5.0  # for an answer that costs nothing
+AHEAD = 2  # jobs that wait in llama.cpp itself, so that a slot is never idle; each holds a thread there
 LINE_BYTES = 2**20  # of one event: twenty alternatives of a token are a few kilobytes
+
+
+Events = AsyncGenerator[dict[str, Any], None]
+Answer = AsyncGenerator[Piece | Done, None]
 
 
 class LlamaEngine:
@@ -37,8 +42,17 @@ class LlamaEngine:
         self.context, self.has_template, self.slots = context, has_template, slots
         self._server = server
         self._session: aiohttp.ClientSession | None = None
+        self._places = asyncio.Semaphore(slots + AHEAD)
 
-    async def run(self, job: Job) -> AsyncGenerator[Piece | Done, None]:
+    async def run(self, job: Job) -> Answer:
+        async with self._places:
+            events, read = await self._begun(job)
+            async with contextlib.aclosing(events), contextlib.aclosing(read(events, job)) as answer:
+                async for item in answer:
+                    yield item
+
+    async def _begun(self, job: Job) -> tuple[Events, Callable[[Events, Job], Answer]]:
+        """The stream of events of a job, and what reads it."""
         if job.response_format is not None:
             body = _asked(job, "max_tokens") | {
                 "messages": job.prompt,
@@ -47,17 +61,11 @@ class LlamaEngine:
             }
             if job.top_logprobs is not None:
                 body |= {"logprobs": True, "top_logprobs": max(job.top_logprobs, 1)}
-            events = self._events("/v1/chat/completions", body)
-            read = _read_chat
-        else:
-            body = _asked(job, "n_predict") | {"prompt": await self._prompt(job)}
-            if job.top_logprobs is not None:
-                body["n_probs"] = max(job.top_logprobs, 1)
-            events = self._events("/completion", body)
-            read = _read_plain
-        async with contextlib.aclosing(events), contextlib.aclosing(read(events, job)) as answer:
-            async for item in answer:
-                yield item
+            return self._events("/v1/chat/completions", body), _read_chat
+        body = _asked(job, "n_predict") | {"prompt": await self._prompt(job)}
+        if job.top_logprobs is not None:
+            body["n_probs"] = max(job.top_logprobs, 1)
+        return self._events("/completion", body), _read_plain
 
     async def busy(self) -> int | None:
         try:
@@ -80,7 +88,7 @@ class LlamaEngine:
                 raise _refusal(response.status, await response.text(), "messages")
             return (await response.json())["prompt"]
 
-    async def _events(self, place: str, body: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+    async def _events(self, place: str, body: dict[str, Any]) -> Events:
         """The events of a stream; closing it closes the connection, and llama.cpp frees the slot."""
         try:
             async with self._open().post(self._server.address + place, json=body | {"stream": True}) as response:
@@ -101,7 +109,8 @@ class LlamaEngine:
             self._session = aiohttp.ClientSession(
                 headers=self._server.authorization,
                 timeout=_seconds(None),  # the front sets the limit of a request
-                connector=aiohttp.TCPConnector(limit=0),
+                # A connection is used once: llama.cpp closes idle ones just when they may be taken again.
+                connector=aiohttp.TCPConnector(limit=0, force_close=True),
                 read_bufsize=LINE_BYTES,
             )
         return self._session
@@ -115,7 +124,7 @@ def _asked(job: Job, length: str) -> dict[str, Any]:
     return sampling_body(job.sampling) | {length: job.max_tokens, "stop": list(job.stops), "cache_prompt": True}
 
 
-async def _read_plain(events: AsyncIterator[dict[str, Any]], job: Job) -> AsyncGenerator[Piece | Done, None]:
+async def _read_plain(events: Events, job: Job) -> Answer:
     async for event in events:
         tokens = [_token(entry, job.top_logprobs) for entry in event.get("completion_probabilities") or ()]
         if event.get("content") or tokens:
@@ -125,7 +134,7 @@ async def _read_plain(events: AsyncIterator[dict[str, Any]], job: Job) -> AsyncG
             yield Done(finish, int(event["tokens_evaluated"]), int(event["tokens_predicted"]))
 
 
-async def _read_chat(events: AsyncIterator[dict[str, Any]], job: Job) -> AsyncGenerator[Piece | Done, None]:
+async def _read_chat(events: Events, job: Job) -> Answer:
     finish, usage = "length", {"prompt_tokens": 0, "completion_tokens": 0}
     async for event in events:
         usage = event.get("usage") or usage

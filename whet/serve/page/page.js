@@ -109,6 +109,7 @@ function facts(turn, tokens, seconds) {
   line.className = "facts";
   const speed = tokens > 1 && seconds > 0 ? `, ${((tokens - 1) / seconds).toFixed(1)} tokens/s` : "";
   line.textContent = `${tokens} tokens${speed}${turn.dataset.cut ? ", cut at the longest answer" : ""}`;
+  turn.scrollIntoView({ block: "end" });
 }
 
 async function ask(text) {
