@@ -13,6 +13,8 @@ from whet.errors import ExportError, WhetError
 if TYPE_CHECKING:
     from whet.data.audit_report import AuditReport
     from whet.evaluate.compare import CompareReport
+    from whet.evaluate.harness import EvalReport
+    from whet.evaluate.run_table import RunTable
     from whet.train.plan import RunPlan
 
 
@@ -237,6 +239,37 @@ def compare(
     paths = [models] if isinstance(models, str | Path) else list(models)
     found, folder = compare([str(path) for path in paths], Options(**options), Path(out) if out is not None else None)
     return CompareReport(found, write_all(found, folder))
+
+
+def evaluate(run: Path | str, tasks: Sequence[str], *, out: Path | str | None = None, **options: Any) -> EvalReport:
+    """Run tasks of lm-eval on a model; the results are stored in the run.
+
+    Args:
+        tasks: names of lm-eval's, or YAML files of your own.
+        out: where results go; None: ``RUN/eval``.
+        options: ``before``, ``shots``, ``limit``, ``batch_size``, ``chat``; see ``whet.evaluate.harness.evaluate``.
+
+    Returns:
+        The figures; ``print()`` shows them.
+
+    Raises:
+        MissingDependency: lm-eval is not installed.
+        WhetError: no such model or task.
+    """
+    from whet.evaluate.harness import evaluate as run_tasks
+
+    return run_tasks(str(run), list(tasks), out=Path(out) if out is not None else None, **options)
+
+
+def runs(folders: Sequence[Path | str] = (".",)) -> RunTable:
+    """The runs in some folders: config differences, loss, metrics, speed, memory; ``print()`` shows them.
+
+    Raises:
+        DataError: no such folder, or no run in it.
+    """
+    from whet.evaluate.run_table import find_runs
+
+    return find_runs([Path(folder) for folder in folders])
 
 
 def ollama_names(name: str, quants: Sequence[str]) -> dict[str, str]:

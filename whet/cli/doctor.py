@@ -13,6 +13,7 @@ import typer
 EXTRAS = {
     "serve": "llama.cpp: proof of an export, chat with a GGUF, whet serve",
     "cuda": "4-bit weights and 8-bit optimizers on an NVIDIA GPU",
+    "eval": "tasks of lm-eval (whet eval)",
     "excel": "examples from Excel files",
     "wandb": "tracker Weights & Biases",
     "tensorboard": "tracker TensorBoard",

@@ -22,6 +22,8 @@ VERBS = {
     "plan": "Show memory, time and steps of a run before it is started; no weights are loaded.",
     "train": "Train a model as a YAML file says.",
     "compare": "Did training help? The same prompts before and after, measured and side by side.",
+    "eval": "Run tasks of lm-eval on a run, before and after; the results are stored in it.",
+    "runs": "Show the runs of a folder: what differs between their configs, loss, metrics, speed, memory.",
     "chat": "Talk to a model, or ask it one thing.",
     "serve": "Serve a model over OpenAI's HTTP API, with a chat page.",
     "export": "Write a model as GGUF with a Modelfile, merged, or as an adapter, and prove it.",

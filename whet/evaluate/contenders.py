@@ -76,6 +76,17 @@ def contenders_of(paths: Sequence[str], base: str | None = None, checkpoints: st
     return Field(_with_one_tokenizer(_told_apart(found), places[-len(paths)]), run, config)
 
 
+def single(path: str) -> Contender:
+    """One model alone.
+
+    Raises:
+        ModelError: no such model.
+    """
+    config = _config(run_folder_of(path))
+    four_bit = config is not None and (config.load_in_4bit or config.adapter == "qlora")
+    return Contender(_name(path), path, locate(path), four_bit)
+
+
 def fingerprint(contender: Contender) -> str:
     """A short hash of the weights, of how they are computed, and of the versions that compute.
 
