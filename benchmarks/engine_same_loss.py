@@ -10,10 +10,10 @@ float32) on the starter, and on random weights of Llama-3.2-1B's shape.
 
 The runs: ``plain`` is transformers + PEFT under bfloat16 autocast; ``engine``; ``seed`` is plain with adapters from
 another seed; ``float32`` is transformers + PEFT on the same stored weights, computed in float32 (no TF32, which cuts
-mantissas off): what the 16-bit runs are two roundings of. PEFT adds the adapter's output to a base output that is rounded already, so
-an update below half a unit in the last place is lost there; the engine rounds once, after the sum. So plain lags behind
-float32 while adapters are small, and the differences are given between all three. The bars, per step: 1e-3 on average,
-5e-3 at most.
+mantissas off): what the 16-bit runs are two roundings of. PEFT adds the adapter's output to a base output that is
+rounded already, so an update below half a unit in the last place is lost there; the engine rounds once, after the
+sum. So plain lags behind float32 while adapters are small, and the differences are given between all three. The bars,
+per step: 1e-3 on average, 5e-3 at most.
 
 NF4 is bitsandbytes' (double quantisation), which a GPU needs. Results of several calls stand side by side in
 results/engine_same_loss.json (on a CPU: engine_same_loss_cpu.json).
