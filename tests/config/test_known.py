@@ -35,7 +35,7 @@ REFUSED = """
     resume_from_checkpoint: x|load_in_8bit: true|lora_model_dir: x|fsdp: [full_shard]|fsdp_config: {a: b}
     fsdp_version: 2|trust_remote_code: true|skip_prepare_dataset: true|dpo_use_weighting: true|deepspeed: zero1.json
     dp_shard_size: 2|context_parallel_size: 2|early_stopping_patience: 3|plugins: [axolotl.integrations.kd.KDPlugin]
-    peft_use_dora: true|pretraining_dataset: x|neftune_noise_alpha: 5|comet_mode: get|tokens: [a]
+    peft_use_dora: true|neftune_noise_alpha: 5|comet_mode: get|tokens: [a]
 """
 FREE = """
     resume_from_checkpoint:|load_in_8bit: false|fsdp:|fsdp_config: {}|deepspeed: null|rl:|trust_remote_code: false

@@ -24,7 +24,7 @@ def test_the_defaults() -> None:
     assert (config.gradient_accumulation_steps, config.lora_r, config.lora_alpha) == (4, 16, 16)
     assert (config.learning_rate, config.num_epochs, config.lr_scheduler) == (2e-4, 1, "cosine")
     assert (config.optimizer, config.save_total_limit, config.seed) == ("adamw_torch", 4, 3407)
-    assert (config.excess_length_strategy, config.bf16, config.output_dir) == ("drop", "auto", "./whet-out")
+    assert (config.long_rows, config.bf16, config.output_dir) == ("drop", "auto", "./whet-out")
     assert config.adapter is None and config.warmup_steps is None and config.report_to == []
 
 

@@ -50,8 +50,10 @@ def test_texts_may_be_cut_or_split():
     cut = prepare([text, row(4)], 8, "truncate")
     assert cut.lengths.tolist() == [8, 4]
     pieces = prepare([text, row(4), row(9, prompt=4)], 8, "split")
-    assert pieces.lengths.tolist() == [8, 8, 4, 4]
-    assert [token for i in range(3) for token in pieces.row(i)[0].tolist()] == list(range(20))
+    assert pieces.lengths.tolist() == [8, 8, 6, 4]
+    trained = [token for i in range(3) for token in pieces.row(i)[1].tolist() if token != IGNORE]
+    assert trained == list(range(1, 20))  # every token once; each piece begins with the last token of the one before
+    assert [pieces.row(i)[0][0] for i in range(3)] == [0, 7, 14]
     assert (pieces.stats.truncated, pieces.stats.dropped) == (1, {TOO_LONG: 1})
 
 

@@ -107,6 +107,9 @@ class DatasetConfig(BaseModel):
     delimiter: Text | None = Field(
         None, description="character between the cells of a CSV; tab: a tab; unset: detected"
     )
+    sample_by: Literal["line", "paragraph", "document"] | None = Field(
+        None, description="what one row of a plain text file is; unset: line"
+    )
 
     # columns
     field: Text | None = Field(None, description="completion, pretrain: the column with the text; unset: text")
@@ -185,7 +188,7 @@ class DatasetConfig(BaseModel):
 
     def source_fields(self) -> dict[str, Any]:
         """The flat arguments of ``whet.data.stream.open_rows`` beside the path."""
-        names = ("name", "split", "revision", "data_files", "damaged", "streaming", "encoding", "delimiter")
+        names = "name split revision data_files damaged streaming encoding delimiter sample_by".split()
         return {"file_type": self.ds_type} | {name: getattr(self, name) for name in names}
 
 

@@ -98,6 +98,8 @@ def _map(document: Document, key: str, value: Any, mapped: known.Mapped) -> Iter
     if known.is_harmless(key, value):
         return
     place = document.place((key,))
+    if key == "pretraining_dataset":
+        value = _as_datasets(document, value)
     if known.GIVEN not in mapped.sets.values() and value is not True:
         yield Finding("error", place, f"{key} is {shown(value)}", "true or false")
         return
@@ -109,6 +111,24 @@ def _map(document: Document, key: str, value: Any, mapped: known.Mapped) -> Iter
         document.values[other] = wanted
         document.places.setdefault((other,), place)
     yield Finding("note", place, f"{key} is {mapped.text}", key=f"mapped: {key}")
+
+
+def _as_datasets(document: Document, value: Any) -> list[Any]:
+    """The entries of ``pretraining_dataset`` (a path, a mapping or a list of them) as those of ``datasets``."""
+    entries = value if isinstance(value, list) else [value]
+    for location, place in list(document.places.items()):
+        if location[:1] == ("pretraining_dataset",) and len(location) > 1:
+            inner = location[1:] if isinstance(value, list) else (0, *location[1:])
+            renamed = ["field" if step == "text_column" else step for step in inner]
+            document.places.setdefault(("datasets", *renamed), place)
+    found: list[Any] = []
+    for entry in entries:
+        named = {"path": entry} if isinstance(entry, str) else entry
+        if isinstance(named, dict):
+            named = {"field" if name == "text_column" else name: item for name, item in named.items()}
+            named = {"type": "pretrain", **named}
+        found.append(named)
+    return found
 
 
 def _plugins(document: Document, value: Any) -> Iterator[Finding]:

@@ -48,6 +48,7 @@ EXAMPLES: dict[str, Any] = {
     "datasets": [{"path": "rows.jsonl", "type": "alpaca"}],
     "test_datasets": [{"path": "held_out.jsonl", "type": "alpaca"}],
     "val_set_size": 0.05,
+    "excess_length_strategy": "truncate",
     "train_on": "last",
     "dataset_prepared_path": "./prepared",
     "eval_batch_size": 4,
@@ -89,6 +90,7 @@ EXAMPLES: dict[str, Any] = {
     "revision": "main",
     "encoding": "cp1252",
     "delimiter": "tab",
+    "sample_by": "document",
     "field": "text",
     "field_messages": "conversation",
     "field_tools": "tools",
@@ -116,7 +118,9 @@ EXAMPLES: dict[str, Any] = {
 }
 
 # Keys that Axolotl has not.
-OWN = frozenset(["train_on", "max_memory", "weight", "streaming", "damaged", "encoding", "delimiter", "merged_prompt"])
+OWN = frozenset(
+    ["train_on", "max_memory", "weight", "streaming", "damaged", "encoding", "delimiter", "merged_prompt", "sample_by"]
+)
 
 # Where the same key does something else in Axolotl, or has another default there.
 DIFFERENCES: dict[str, str] = {

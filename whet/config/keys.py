@@ -95,10 +95,11 @@ class RunConfig(BaseModel):
         None, description="folder for prepared copies of the data; unset: the user's cache, for large sources only"
     )
     sequence_len: Int = Field(2048, ge=8, description="longest row, in tokens")
-    excess_length_strategy: Literal["drop", "truncate", "split", "error"] = Field(
-        "drop",
+    excess_length_strategy: Literal["drop", "truncate", "split", "error"] | None = Field(
+        None,
         description="what happens to longer rows (they are counted and reported): truncate cuts after the last whole "
-        "answer that fits, split makes several rows of a text that is trained as a whole",
+        "answer that fits, split makes several rows of a text that is trained as a whole; unset: drop, and split where "
+        "all data sets have type: completion or pretrain",
     )
     sample_packing: Bool = Field(True, description="put several examples into one row of sequence_len tokens")
 
@@ -260,6 +261,16 @@ class RunConfig(BaseModel):
     def trained_part(self) -> Literal["assistant", "last", "all"]:
         """What is trained, by the two keys that say it."""
         return self.train_on or ("all" if self.train_on_inputs else "assistant")
+
+    @property
+    def raw_text(self) -> bool:
+        """Whether all rows are documents, for continued pretraining."""
+        return all(entry.type in ("completion", "pretrain") for entry in self.datasets)
+
+    @property
+    def long_rows(self) -> Literal["drop", "truncate", "split", "error"]:
+        """What happens to rows longer than ``sequence_len``."""
+        return self.excess_length_strategy or ("split" if self.raw_text else "drop")
 
     @property
     def lora_targets(self) -> list[str] | str:

@@ -30,6 +30,7 @@ MAPPED: dict[str, Mapped] = {
     "bfloat16": Mapped({"bf16": True}, "read as bf16: true"),
     "float16": Mapped({"fp16": True}, "read as fp16: true"),
     "float32": Mapped({"bf16": False, "fp16": False}, "read as bf16: false and fp16: false"),
+    "pretraining_dataset": Mapped({"datasets": GIVEN}, "read as datasets with type: pretrain"),
     "evaluation_strategy": Mapped({"eval_strategy": GIVEN}, "read as eval_strategy, its name today"),
 }
 # Values of whet's own keys that are read as another value.

@@ -84,7 +84,7 @@ NOT_YET: dict[str, Refusal] = _table(
     ("fp8 fp8_* fp32_norms fp32_norm_classes embeddings_skip_upcast", _FP8),
     ("s2_attention pose_* use_pose scaling_softmax* large_head_attention gemma4_hybrid_attn_impl", _ATTENTION),
     ("neftune_noise_alpha noisy_embedding_alpha use_eaft eaft_* kd_* dense_mixer diffusion", _LOSS),
-    ("streaming* pretraining_dataset", Refusal(_STREAM.reason, "use datasets with type: completion", False)),
+    ("streaming*", Refusal(_STREAM.reason, "use datasets with type: completion", False)),
     ("pretrain_* pretraining_* preprocess_iterable", _STREAM),
     ("dataset_shard_idx dataset_shard_num dataset_shard_* num_dataset_shards_to_save", _SHARDS),
     ("dataset_exact_deduplication min_sample_len curriculum_sampling excess_token_handling", _ROWS),

@@ -46,6 +46,8 @@ def config_schema() -> Node:
     }
     schema["properties"]["plugins"] = _plugins()
     schema["properties"]["excess_length_strategy"]["anyOf"].append({"const": "raise"})
+    schema["required"] = [name for name in schema["required"] if name != "datasets"]
+    schema["anyOf"] = [{"required": ["datasets"]}, {"required": ["pretraining_dataset"]}]
     return schema
 
 

@@ -61,6 +61,7 @@ def file_parts(
     sheet: str | None = None,
     encoding: str | None = None,
     delimiter: str | None = None,
+    sample_by: str | None = None,
 ) -> list[Part]:
     """The rows of one file, or of each member of a zip.
 
@@ -70,7 +71,7 @@ def file_parts(
     members = stored(file)
     if file.suffix.lower() == ARCHIVE and file_type is None:
         members = _of_data(file, members)
-    return [_part(member, file_type, sheet, encoding, delimiter) for member in members]
+    return [_part(member, file_type, sheet, encoding, delimiter, sample_by) for member in members]
 
 
 def _of_data(file: Path, members: list[Stored]) -> list[Stored]:
@@ -84,14 +85,21 @@ def _of_data(file: Path, members: list[Stored]) -> list[Stored]:
     return tables or known
 
 
-def _part(file: Stored, file_type: str | None, sheet: str | None, encoding: str | None, delimiter: str | None) -> Part:
+def _part(
+    file: Stored,
+    file_type: str | None,
+    sheet: str | None,
+    encoding: str | None,
+    delimiter: str | None,
+    sample_by: str | None,
+) -> Part:
     kind = ALIASES.get(file_type, file_type) if file_type else SUFFIXES.get(file.suffix)
     if kind not in KINDS:
         given = f"{file.place}: the format {file_type or file.suffix or '(no suffix)'} is not known"
         raise DataError(given, f"one of {', '.join(KINDS)}", FIXES.get(file.suffix, "set ds_type for this data set"))
     _refuse_nothing(file)
     count = functools.partial(parquet_rows, file) if kind == "parquet" else None
-    return Part(file.place, file.size, _reader(file, kind, sheet, encoding, delimiter), count)
+    return Part(file.place, file.size, _reader(file, kind, sheet, encoding, delimiter, sample_by), count)
 
 
 def _refuse_nothing(file: Stored) -> None:
@@ -103,7 +111,9 @@ def _refuse_nothing(file: Stored) -> None:
         raise DataError(f"{file.place}: a pointer of Git LFS stands here, not the data", fix="git lfs pull")
 
 
-def _reader(file: Stored, kind: str, sheet: str | None, encoding: str | None, delimiter: str | None) -> _Read:
+def _reader(
+    file: Stored, kind: str, sheet: str | None, encoding: str | None, delimiter: str | None, sample_by: str | None
+) -> _Read:
     if kind == "parquet":
         return functools.partial(read_parquet, file)
     if kind == "arrow":
@@ -112,7 +122,7 @@ def _reader(file: Stored, kind: str, sheet: str | None, encoding: str | None, de
         return functools.partial(read_excel, file, sheet)
     text = text_file(file, encoding)
     if kind == "text":
-        return functools.partial(read_plain, text)
+        return functools.partial(read_plain, text, sample_by)
     if kind in ("csv", "tsv"):
         usual = "\t" if kind == "tsv" else ","
         cut = checked_delimiter(delimiter) if delimiter else delimiter_of(text, usual)

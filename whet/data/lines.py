@@ -132,9 +132,16 @@ def text_file(file: Stored, encoding: str | None) -> TextFile:
     return TextFile(file, found, ("\r" if old_mac else "\n").encode(found), text, len(head) < SAMPLE)
 
 
-def read_plain(text: TextFile, damage: Damage) -> Iterator[Piece]:
-    """Plain text: every line is one row ``{"text": line}``; empty lines are left out."""
-    notice(f"{text.place}: plain text, every line is one row")
+def read_plain(text: TextFile, unit: str | None, damage: Damage) -> Iterator[Piece]:
+    """Plain text: every line is one row ``{"text": line}``; empty lines are left out.
+
+    Args:
+        unit: "paragraph" (up to an empty line) or "document" (the file) instead of a line.
+    """
+    if unit in ("paragraph", "document"):
+        yield from _read_larger(text, unit, damage)
+        return
+    notice(f"{text.place}: plain text, every line is one row (sample_by: document makes the file one)")
     for block in text.blocks():
         rows = []
         for number, line in enumerate(block.text.split("\n"), block.first):
@@ -143,6 +150,30 @@ def read_plain(text: TextFile, damage: Damage) -> Iterator[Piece]:
             elif line.strip():
                 rows.append({"text": line.removesuffix("\r")})
         yield Piece(rows, block.done)
+
+
+def _read_larger(text: TextFile, unit: str, damage: Damage) -> Iterator[Piece]:
+    """Rows of several lines, without damaged ones; the line breaks inside stay."""
+    held: list[str] = []
+    done = 0
+    for block in text.blocks():
+        rows: list[dict[str, str]] = []
+        done = block.done
+        for number, line in enumerate(block.text.removesuffix("\n").split("\n"), block.first):
+            if number in block.bad:
+                damage.found(f"{text.place}:{number}", block.bad[number], text.expected)
+            elif unit == "paragraph" and not line.strip():
+                rows += _row_of(held)
+                held = []
+            else:
+                held.append(line.removesuffix("\r"))
+        yield Piece(rows, done)
+    yield Piece(_row_of(held), done)
+
+
+def _row_of(lines: list[str]) -> list[dict[str, str]]:
+    text = "\n".join(lines)
+    return [{"text": text}] if text.strip() else []
 
 
 def _beyond_ascii(head: bytes, opened: Opened) -> bytes:

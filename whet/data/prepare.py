@@ -158,11 +158,9 @@ class PreparedWriter:
         limit = self.sequence_len
         if _is_text(ids, spans):
             self.truncated += 1
-            stop = len(ids) if self.excess == "split" else limit
-            for start in range(0, stop, limit):
+            for start in starts_of_pieces(len(ids), limit)[: None if self.excess == "split" else 1]:
                 piece = ids[start : start + limit]
-                if len(piece) > 1:
-                    yield piece, ((1, len(piece)),)
+                yield piece, ((1, len(piece)),)
             return
         whole = tuple(span for span in spans if span[1] <= limit)
         if whole:
@@ -187,6 +185,12 @@ class PreparedWriter:
             if short
             else "check that the rows have answers and that the answers are what is trained",
         )
+
+
+def starts_of_pieces(size: int, limit: int) -> range:
+    """Where the pieces of a long text begin. Each repeats the last token of the one before, which then predicts its
+    first new one: every token but the text's first is trained, once."""
+    return range(0, size - 1, limit - 1)
 
 
 def _is_text(ids: np.ndarray, spans: tuple[Span, ...]) -> bool:

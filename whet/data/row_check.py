@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from whet.data.prepare import CUT_BEFORE_ANSWER, NOTHING_TRAINED, TOO_LONG
+from whet.data.prepare import CUT_BEFORE_ANSWER, NOTHING_TRAINED, TOO_LONG, starts_of_pieces
 from whet.data.preview.pieces import decode, special_ids
 from whet.data.record_parts import parts_of
 from whet.data.records import PreferenceRecord, Record
@@ -125,8 +125,8 @@ def fit(length: int, runs: Runs, limit: int, excess: str) -> Fit:
     if excess in ("drop", "error") or (excess == "split" and not whole_text):
         return Fit(TOO_LONG)
     if whole_text:
-        kept = length if excess == "split" else limit
-        sizes = tuple(size for start in range(0, kept, limit) if (size := min(limit, kept - start)) > 1)
+        starts = starts_of_pieces(length, limit)[: None if excess == "split" else 1]
+        sizes = tuple(min(limit, length - start) for start in starts)
         return Fit("", sizes, sum(size - 1 for size in sizes))
     whole = tuple((start, stop) for start, stop in runs if stop <= limit)
     if not whole:

@@ -81,7 +81,7 @@ def _collect(config: RunConfig, tokenizer: Any, limit: int, entries: Sequence[Da
         open_sources(config, entries),
         tokenizer,
         sequence_len=limit,
-        excess=config.excess_length_strategy,
+        excess=config.long_rows,
         train_on=config.trained_part,
         cache=config.resolve_path(cache) if cache else None,
     )

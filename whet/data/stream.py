@@ -191,6 +191,7 @@ def open_rows(
     streaming: bool = False,
     encoding: str | None = None,
     delimiter: str | None = None,
+    sample_by: str | None = None,
 ) -> RowStream:
     """Open one source.
 
@@ -206,6 +207,7 @@ def open_rows(
         streaming: do not fetch a hub data set to the disk; local files are never read whole.
         encoding: of text files; None: found (UTF-8 and byte order marks for sure, others by a guess that is said).
         delimiter: of CSV and TSV; None: found.
+        sample_by: what a row of plain text is: ``line`` (None), ``paragraph`` or ``document``.
 
     Raises:
         DataError: a missing, empty or damaged file (with its line where known), an unknown format or split.
@@ -222,9 +224,11 @@ def open_rows(
     parts = [
         part
         for file in files
-        for part in file_parts(file, file_type=file_type, sheet=name, encoding=encoding, delimiter=delimiter)
+        for part in file_parts(
+            file, file_type=file_type, sheet=name, encoding=encoding, delimiter=delimiter, sample_by=sample_by
+        )
     ]
-    options = f"{file_type} {name} {encoding} {delimiter}"
+    options = f"{file_type} {name} {encoding} {delimiter}" + (f" {sample_by}" if sample_by else "")
     return RowStream(str(path), parts, lambda: _hash_of(files, options), span=span, skip=damaged == "skip")
 
 

@@ -49,14 +49,14 @@ def preview(config: RunConfig, rows: int = 3) -> AuditReport:
     audit = Audit(
         tokenizer,
         sequence_len=limit,
-        excess=config.excess_length_strategy,
+        excess=config.long_rows,
         packing=config.sample_packing,
         longest=getattr(model, "max_position_embeddings", None),
         stops=template.stops if template is not None else (),
         show=rows,
         seed=config.seed,
     )
-    check = RowCheck(tokenizer, limit, config.excess_length_strategy)
+    check = RowCheck(tokenizer, limit, config.long_rows)
     sources = open_sources(config, config.datasets)
     tests = open_sources(config, config.test_datasets or [])
     _fill(audit, config, sources, tests, encode, lambda row: len(check(row[0], row[1]).sizes))

@@ -101,7 +101,7 @@ def run_job(config: RunConfig, resume: bool, job: Job) -> RunResult:
     limit = longest_row(config)
     rows = job.rows(config, tokenizer, limit)
     job.report(rows)
-    template = settle_template(tokenizer, rows.sample)
+    template = settle_template(tokenizer, rows.sample, config.raw_text)
     model, _ = load_model(
         base_name(config),
         dtype=weights_asked(config.bf16, frozen=config.adapter is not None),
@@ -161,7 +161,7 @@ def _report(rows: Rows) -> None:
     for reason, count in {**rows.left_out, **stats.dropped}.items():
         notice(f"data: {count:,} rows left out: {reason}")
     if stats.truncated:
-        notice(f"data: {stats.truncated:,} rows were cut to sequence_len")
+        notice(f"data: {stats.truncated:,} rows were cut at sequence_len")
     if stats.quoted:
         notice(f"data: {stats.quoted:,} rows quote special tokens; they are trained as the plain text that they are")
 

@@ -39,6 +39,9 @@ class SFTConfig(TrainingArguments):
     max_seq_length: int | None = field(default=None, metadata={"help": "older name of max_length"})
     packing: bool = field(default=False, metadata={"help": "put several rows into one of max_length tokens"})
     dataset_num_proc: int | None = field(default=None, metadata={"help": "accepted; the tokenizer uses all cores"})
+    excess_length_strategy: str = field(
+        default="drop", metadata={"help": "rows longer than max_length: drop, truncate, split (raw text) or error"}
+    )
     completion_only_loss: bool | None = field(default=None, metadata={"help": "False: train prompts too"})
 
     def __new__(cls, *args: Any, **kwargs: Any) -> SFTConfig:
@@ -62,7 +65,7 @@ class SFTTrainer(WhetTrainer):
         args: ``SFTConfig`` or ``TrainingArguments``.
         train_dataset: rows with a text column, with messages, or with a prompt and a completion.
         dataset_text_field: the text column; rows that have it are trained as whole texts.
-        max_seq_length: longest row in tokens; longer ones are left out and counted.
+        max_seq_length: longest row in tokens; longer ones are left out and counted (``excess_length_strategy``).
         formatting_func: makes the text of a row (or a list of texts of a batch of rows).
         packing: several rows in one of ``max_seq_length`` tokens, told apart by position ids.
 
@@ -107,12 +110,13 @@ class SFTTrainer(WhetTrainer):
         text_field = dataset_text_field or getattr(given, "dataset_text_field", None) or TEXT_FIELD
         self.train_rows = read_rows(train_dataset, text_field, formatting_func)
         self.eval_rows = read_rows(eval_dataset, text_field, formatting_func) if eval_dataset is not None else None
-        self.template_kind = _settle(self.text_tokenizer, self.train_rows)
+        self._excess: Any = getattr(given, "excess_length_strategy", "drop")
+        self.template_kind = _settle(self.text_tokenizer, self.train_rows, self._excess == "split")
         train_on_inputs = getattr(given, "completion_only_loss", None) is False
         encode = partial(encode_records, self.text_tokenizer, train_on_inputs=train_on_inputs)
-        self.prepared = prepare(encode(self.train_rows.records), self._length)
+        self.prepared = self._encoded(encode(self.train_rows.records))
         _report(self.prepared)
-        held = prepare(encode(self.eval_rows.records), self._length) if self.eval_rows is not None else None
+        held = self._encoded(encode(self.eval_rows.records)) if self.eval_rows is not None else None
         super().__init__(
             model=model,
             args=_quiet(settle(given)),
@@ -132,22 +136,25 @@ class SFTTrainer(WhetTrainer):
         Raises:
             DataError: nothing is left to train on.
         """
-        prepared = prepare(encode(self.train_rows), self._length)
-        held = prepare(encode(self.eval_rows), self._length) if self.eval_rows is not None else None
+        prepared = self._encoded(encode(self.train_rows))
+        held = self._encoded(encode(self.eval_rows)) if self.eval_rows is not None else None
         _report(prepared)
         self.prepared = prepared
         self.train_dataset = self._items(prepared)
         self.eval_dataset = self._items(held) if held is not None else None
 
+    def _encoded(self, encoded: Iterable[Encoded]) -> Prepared:
+        return prepare(encoded, self._length, self._excess)
+
     def _items(self, prepared: Prepared) -> PackedDataset | PaddedDataset:
         return PackedDataset(prepared, self._length) if self._packed else PaddedDataset(prepared)
 
 
-def _settle(tokenizer: Any, rows: SftRows) -> str:
+def _settle(tokenizer: Any, rows: SftRows, documents: bool) -> str:
     """Which template the rows teach. Texts that are conversations in the tokenizer's own need no guess."""
     if rows.are_rendered(tokenizer) or in_own_template(tokenizer, rows):
         return "tokenizer"
-    return settle_template(tokenizer, rows.records)
+    return settle_template(tokenizer, rows.records, documents)
 
 
 def _length(model: Any, args: Any, asked: int | None) -> int:

@@ -12,12 +12,15 @@ from whet.text.chat import bundled_chat_template, chat_template_of
 from whet.text.frame import template_of_pairs, template_of_rows
 
 
-def settle_template(tokenizer: Any, records: Sequence[Record]) -> str:
+def settle_template(tokenizer: Any, records: Sequence[Record], documents: bool = False) -> str:
     """Set ``tokenizer.chat_template`` to the template that these records are written in; say which it is.
 
     Conversations are rendered with the tokenizer's own template. Texts and pairs that were formatted by hand do not
     use it: their frame takes its place, or, where none can be found, nothing does, since a model must not be exported
     with a template that it never saw.
+
+    Args:
+        documents: the rows are raw text (continued pretraining): what the base model knows of conversations stays.
 
     Returns:
         "tokenizer", "frame" or "unknown".
@@ -36,6 +39,9 @@ def settle_template(tokenizer: Any, records: Sequence[Record]) -> str:
     if found.kind == "frame" and found.template is not None:
         tokenizer.chat_template = found.template.jinja()
         notice(f"chat template: the frame of your rows ({found.reason})", key="chat template")
+    elif found.kind == "unknown" and documents:
+        notice("chat template: the base model's own stays; raw text does not train it", key="chat template")
+        return "tokenizer"
     elif found.kind == "unknown":
         tokenizer.chat_template = None
         warn(

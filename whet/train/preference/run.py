@@ -120,7 +120,7 @@ def _rows(
     make = label_rows if config.rl == "kto" else pair_rows
     found = []
     for source in open_sources(config, entries):
-        rows = make(tokenizer, _records(source, sample), limit, config.excess_length_strategy)
+        rows = make(tokenizer, _records(source, sample), limit, config.long_rows)
         left_out.update(source.records.dropped)
         left_out.update(rows.dropped or {})
         found.append(rows)
