@@ -27,7 +27,7 @@ RATES = {
     "scores, lora": Rates(5e-6, 1e-3),
     "scores, full": Rates(1e-6, 5e-5),
 }
-PREFERENCE_KEYS = ("rl_", "dpo_", "rpo_", "orpo_", "simpo_", "cpo_", "kto_")
+PREFERENCE_KEYS = ("rl_", "dpo_", "rpo_", "orpo_", "simpo_", "cpo_", "kto_", "precompute_ref")
 MANY_EPOCHS = 10
 LARGE_SCALE = 8  # lora_alpha / lora_r: recipes use 0.5 to 4
 LARGE_DECAY = 0.3

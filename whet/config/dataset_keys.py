@@ -188,7 +188,17 @@ class DatasetConfig(BaseModel):
 
     def source_fields(self) -> dict[str, Any]:
         """The flat arguments of ``whet.data.stream.open_rows`` beside the path."""
-        names = "name split revision data_files damaged streaming encoding delimiter sample_by".split()
+        names = [
+            "name",
+            "split",
+            "revision",
+            "data_files",
+            "damaged",
+            "streaming",
+            "encoding",
+            "delimiter",
+            "sample_by",
+        ]
         return {"file_type": self.ds_type} | {name: getattr(self, name) for name in names}
 
 

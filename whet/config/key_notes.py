@@ -33,6 +33,7 @@ EXAMPLES: dict[str, Any] = {
     "cpo_alpha": 1.0,
     "kto_desirable_weight": 1.0,
     "kto_undesirable_weight": 1.0,
+    "precompute_ref_log_probs": True,
     "reward_model": True,
     "center_rewards_coefficient": 0.01,
     "base_model": "Qwen/Qwen2.5-3B-Instruct",

@@ -127,6 +127,10 @@ class RunConfig(BaseModel):
     )
     kto_desirable_weight: Float | None = Field(None, ge=0, description="kto: weight of good answers; unset: 1")
     kto_undesirable_weight: Float | None = Field(None, ge=0, description="kto: weight of bad answers; unset: 1")
+    precompute_ref_log_probs: Bool = Field(
+        False,
+        description="true: the reference is computed once, before training, also where there are adapters",
+    )
     reward_model: Bool = Field(False, description="train a model that scores answers, from pairs; without rl")
     center_rewards_coefficient: Float | None = Field(
         None, ge=0, description="reward_model: weight that holds the scores around 0, such as 0.01; unset: 0"

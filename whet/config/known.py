@@ -118,7 +118,6 @@ NO_EFFECT: dict[str, str] = {
     "dataloader_prefetch_factor": _CORES,
     "ddp_*": "it concerns several GPUs",
     "gc_steps": _BUILT_IN,
-    "precompute_ref_log_probs": "the reference is computed ahead where it would need a second model; the numbers agree",
     "gc_collect_steps": _BUILT_IN,
     "torch_empty_cache_steps": _BUILT_IN,
 }

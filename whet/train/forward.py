@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 
@@ -94,6 +94,20 @@ class Forward:
             yield
 
 
+class Way(NamedTuple):
+    """How a data set will be gone through.
+
+    Attributes:
+        groups: numbers of the items of each batch, in order: of the first epoch, or of the validation.
+        name: "train", "valid", or None for other rows.
+        resumed: the run goes on from a checkpoint.
+    """
+
+    groups: Sequence[Sequence[int]]
+    name: str | None
+    resumed: bool
+
+
 class Counter(Protocol):
     """Means over examples."""
 
@@ -115,8 +129,18 @@ class Objective(Protocol):
         """Figures of the validation."""
         ...
 
-    def prepare(self, forward: Forward, dataset: Any, load: Callable[[list[Any]], Batch]) -> None:
-        """Before the first step on a data set."""
+    def prepare(
+        self,
+        forward: Forward,
+        dataset: Any,
+        load: Callable[[list[Any]], Batch],
+        way: Way,
+    ) -> None:
+        """Before the first step on a data set.
+
+        Args:
+            load: items to a batch on the device.
+        """
         ...
 
     def begin_step(self, forward: Forward, batches: Sequence[Batch]) -> None:

@@ -26,7 +26,7 @@ from whet.train.callbacks import RecordMetrics, ShowProgress, StopOnInterrupt, T
 from whet.train.checkpoint import remove_incomplete
 from whet.train.engine import engine_for, goal_of
 from whet.train.flat import FlatAdapters
-from whet.train.forward import Batch, Forward, Objective
+from whet.train.forward import Batch, Forward, Objective, Way
 from whet.train.full import full_optimizer
 from whet.train.full_plan import moment_bytes
 from whet.train.masters import MasterOptimizer
@@ -84,7 +84,7 @@ class WhetTrainer(Trainer):
         self.meter = TokenMeter()
         self.flat: FlatAdapters | None = None
         self.masters: MasterOptimizer | None = None
-        self._released = False
+        self._released = self._resumed = False
         self.halves = halves(self.accelerator.unwrap_model(self.model))
         self.wish, self.objective = wish, objective
         self.forward = ""
@@ -149,12 +149,14 @@ class WhetTrainer(Trainer):
         """
         self.meter.start()
         self.interrupt.install()
+        self._resumed = bool(resume_from_checkpoint)
         if self._released:
             self.engine, self._released = self._engine(), False
         try:
             with self._sharing(self.train_dataset):
-                self._prepare_objective(self.train_dataset)
                 self.memory = self._plan()
+                for dataset in (self.train_dataset, self.eval_dataset):
+                    self._prepare_objective(dataset)
                 with memory_limit(self.args.device, self.wish.max_memory):
                     output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
             if self.masters is not None:
@@ -289,11 +291,24 @@ class WhetTrainer(Trainer):
             yield
 
     def _prepare_objective(self, dataset: Any) -> None:
-        if self.objective is not None:
-            with self.compute_loss_context_manager():
-                self.objective.prepare(
-                    self._forward(self.model), dataset, lambda items: self._prepare_inputs(self.data_collator(items))
-                )
+        if self.objective is None or dataset is None:
+            return
+        training = dataset is self.train_dataset
+        size = self.args.per_device_train_batch_size if training else self.args.per_device_eval_batch_size
+        order = self._get_train_sampler(dataset).order().tolist() if training else list(range(len(dataset)))
+        groups = [order[start : start + size] for start in range(0, len(order), size)]
+        name = "train" if training else "valid" if dataset is self.eval_dataset else None
+        was_training = self.model.training
+        self.model.eval()  # the reference has no dropout
+        with self.compute_loss_context_manager():
+            self.objective.prepare(self._forward(self.model), dataset, self._load, Way(groups, name, self._resumed))
+        self.model.train(was_training)
+
+    def _load(self, items: list[Any]) -> Batch:
+        """A batch on the device, unless Ctrl-C was pressed."""
+        if self.interrupt.interrupted:
+            raise KeyboardInterrupt
+        return self._prepare_inputs(self.data_collator(items))
 
     def _loss_sum(self, model: Any, inputs: Batch) -> torch.Tensor:
         """Sum of the cross-entropy over the labelled tokens of one micro-batch, or of the objective's losses."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -20,7 +21,7 @@ from whet.models.load import context_length
 from whet.train.fallback import mixed_precision, optimizer_name, settle
 from whet.train.preference.dpo import Dpo
 from whet.train.preference.kto import Kto
-from whet.train.preference.objective import Method, PreferenceObjective
+from whet.train.preference.objective import Kept, Method, PreferenceObjective
 from whet.train.preference.orpo import Orpo
 from whet.train.preference.rows import label_rows, pair_rows
 from whet.train.preference.simpo import Simpo
@@ -41,7 +42,8 @@ class PreferenceConfig(TrainingArguments):
     max_prompt_length: int | None = field(default=None, metadata={"help": "accepted; prompts are never cut"})
     max_completion_length: int | None = field(default=None, metadata={"help": "accepted; answers are never cut"})
     precompute_ref_log_probs: bool = field(
-        default=False, metadata={"help": "accepted; without adapters the reference is always computed ahead"}
+        default=False,
+        metadata={"help": "compute the reference once, before training, with adapters too"},
     )
     dataset_num_proc: int | None = field(default=None, metadata={"help": "accepted; the tokenizer uses all cores"})
     disable_dropout: bool = field(default=True, metadata={"help": "accepted; dropout is what the adapter says"})
@@ -162,7 +164,9 @@ class DPOTrainer(WhetTrainer):
             collate=collate,
             tokenizer=self.text_tokenizer,
             callbacks=callbacks,
-            objective=PreferenceObjective(method),
+            objective=PreferenceObjective(
+                method, Kept(Path(str(given.output_dir)) / "reference", given.precompute_ref_log_probs)
+            ),
         )
         collate.flat = self.engine is not None
 

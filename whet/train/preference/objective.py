@@ -6,21 +6,37 @@ N tokens of A answers; P pairs or judged answers.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
-from whet.console import Progress
 from whet.data.answer_loader import AnswerDataset, AnswerLayout
-from whet.train.forward import Batch, Forward
+from whet.train.forward import Batch, Forward, Way
 from whet.train.preference.answers import Answers, Outcome
 from whet.train.preference.dpo import Dpo
 from whet.train.preference.figures import Figures
 from whet.train.preference.kto import Kto, divergence
 from whet.train.preference.orpo import Orpo
+from whet.train.preference.reference import compute_reference
 from whet.train.preference.simpo import Simpo
 
 Method = Dpo | Orpo | Simpo | Kto
+
+
+class Kept(NamedTuple):
+    """How a reference is computed ahead.
+
+    Attributes:
+        folder: on the disk; None: in memory only.
+        ahead: also where adapters could be left out instead.
+    """
+
+    folder: Path | None = None
+    ahead: bool = False
+
+
+NOTHING_KEPT = Kept()
 
 
 class PreferenceObjective:
@@ -28,32 +44,31 @@ class PreferenceObjective:
 
     The reference is the model without its adapters, in the same forward as the policy; where the weights themselves are
     trained, it is computed for all answers before the first step (``prepare``).
+
+    Args:
+        kept: where a reference that is computed ahead is kept.
     """
 
-    def __init__(self, method: Method) -> None:
-        self.method = method
+    def __init__(self, method: Method, kept: Kept = NOTHING_KEPT) -> None:
+        self.method, self.kept = method, kept
         self.training, self.validation = Figures(), Figures()
         self._z: torch.Tensor | None = None
 
-    def prepare(self, forward: Forward, dataset: AnswerDataset, load: Callable[[list[Any]], Batch]) -> None:
-        """Compute the reference of a data set once, with the weights as they are now, where no adapter can be left out.
-
-        Args:
-            load: items to a batch on the device.
-        """
-        if not self.method.needs_reference or forward.has_adapters or dataset.reference is not None:
+    def prepare(
+        self,
+        forward: Forward,
+        dataset: AnswerDataset,
+        load: Callable[[list[Any]], Batch],
+        way: Way,
+    ) -> None:
+        """Compute the reference of a data set once, with the weights as they are now: where no adapter can be left out,
+        or where that was asked for."""
+        if not self.method.needs_reference or dataset.reference is not None:
             return
-        found: dict[int, torch.Tensor] = {}
-        with torch.no_grad(), Progress("reference", len(dataset), "rows") as progress:
-            for number in range(len(dataset)):
-                batch = load([dataset[number]])
-                for part in (batch, batch.get("others")):
-                    if part is not None:
-                        layout: AnswerLayout = part["answers"]
-                        each = forward.logprobs(part).cpu().split(layout.tokens)
-                        found.update(zip(layout.documents, each, strict=True))
-                progress.advance(1)
-        dataset.reference = [found.get(number, torch.empty(0)) for number in range(dataset.documents())]
+        if forward.has_adapters and not self.kept.ahead:
+            return
+        folder = self.kept.folder / way.name if self.kept.folder is not None and way.name else None
+        dataset.reference = compute_reference(forward, dataset, load, way.groups, folder, way.resumed)
 
     def begin_step(self, forward: Forward, batches: Sequence[Batch]) -> None:
         """Before an optimizer step: KTO's divergence from all of its micro-batches."""

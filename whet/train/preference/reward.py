@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 from whet.data.answer_rows import AnswerRows
 from whet.data.loader import collate, item_of
 from whet.models.scores import score_layer
-from whet.train.forward import Batch, Forward
+from whet.train.forward import Batch, Forward, Way
 from whet.train.preference.answers import Outcome
 from whet.train.preference.figures import Figures
 
@@ -112,7 +112,13 @@ class RewardObjective:
         self.method = method
         self.training, self.validation = Figures(), Figures()
 
-    def prepare(self, forward: Forward, dataset: Any, load: Callable[[list[Any]], Batch]) -> None:
+    def prepare(
+        self,
+        forward: Forward,
+        dataset: Any,
+        load: Callable[[list[Any]], Batch],
+        way: Way,
+    ) -> None:
         """Nothing is computed ahead."""
 
     def begin_step(self, forward: Forward, batches: Sequence[Batch]) -> None:

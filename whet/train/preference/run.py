@@ -26,7 +26,7 @@ from whet.engine.plan import policy_for
 from whet.train.arguments import training_arguments
 from whet.train.memory_plan import Wish
 from whet.train.preference.methods import method_of
-from whet.train.preference.objective import PreferenceObjective
+from whet.train.preference.objective import Kept, PreferenceObjective
 from whet.train.preference.rows import label_rows, pair_rows
 from whet.train.sft import Job, RunResult, run_job
 from whet.train.trainer import WhetTrainer
@@ -153,7 +153,7 @@ def preference_trainer(
         wish=Wish(
             policy_for(config.gradient_checkpointing), parse_size(config.max_memory) if config.max_memory else None
         ),
-        objective=PreferenceObjective(method_of(config)),
+        objective=PreferenceObjective(method_of(config), Kept(run / "reference", config.precompute_ref_log_probs)),
     )
     collate.flat = trainer.engine is not None
     return trainer
