@@ -172,7 +172,7 @@ def _check(found: str, manifest: dict[str, Any]) -> None:
 
 def _documents(config: RunConfig, tokenizer: Any, limit: int) -> tuple[list[int], Prepared | None]:
     encode = RecordEncoder(tokenizer, config.trained_part)
-    writer, owners, place = PreparedWriter(limit, config.excess_length_strategy), list[int](), 0
+    writer, owners, place = PreparedWriter(limit, config.long_rows), list[int](), 0
     records = _all(config)
     while chunk := list(islice(records, AT_ONCE)):
         rows = encode(chunk)
@@ -194,7 +194,7 @@ def _answers(config: RunConfig, tokenizer: Any, limit: int) -> tuple[list[int], 
     single = config.rl == "kto"
     before = 0
     for source in open_sources(config, config.datasets):
-        writer = AnswerWriter(1 if single else 2, limit, config.excess_length_strategy)
+        writer = AnswerWriter(1 if single else 2, limit, config.long_rows)
         mine: list[int] = []
         records = iter(source.records)
         while chunk := list(islice(records, AT_ONCE)):
