@@ -61,6 +61,7 @@ VARIANTS = {
     "whet-nf4": Variant("whet", True),
     "whet-bf16": Variant("whet", False),
     "whet-start": Variant("start", True),
+    "whet-start-profile": Variant("start", True, ("--profile",)),
     "unsloth": Variant("peer", True, UNSLOTH),
     "unsloth-best": Variant("peer", True, UNSLOTH, BEST),
     "unsloth-padded": Variant("peer", True, UNSLOTH, (*BEST, *PADDED)),
@@ -250,7 +251,8 @@ def run_task(task: Task, turn: int, options: argparse.Namespace, seconds: int) -
 def brief(line: dict[str, Any]) -> str:
     """For people who watch."""
     if line["policy"] == "start":
-        return f"{line['import_to_first_step_s']} s to the first step; {line['parts']}"
+        own = f"{line['whet_s']} s without imports of other libraries"
+        return f"{line['import_to_first_step_s']} s to the first step, {own}; {line['parts']}; {line['within_s']}"
     if not line.get("step_s"):
         return str(line.get("error"))
     rate = sum(line["tokens"][-3:]) / sum(line["step_s"][-3:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import platform
 import random
@@ -159,3 +160,18 @@ def test_device_facts_are_words() -> None:
     assert {"system", "cores", "device", "number format"} <= facts.keys()
     assert facts["device"] == runtime.device().type and platform.system() in facts["system"]
     assert all(isinstance(text, str) and text for text in facts.values())
+
+
+def test_imports_are_not_slowed_by_the_collector() -> None:
+    assert gc.isenabled()
+    with pytest.raises(ImportError), runtime.quick_imports():
+        assert not gc.isenabled()
+        raise ImportError("of a library")
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with runtime.quick_imports():
+            pass
+        assert not gc.isenabled(), "a user's own setting stays"
+    finally:
+        gc.enable()

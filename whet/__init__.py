@@ -82,7 +82,10 @@ def starter_path() -> Path:
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        return getattr(importlib.import_module(_HOMES[name]), name)
+        from whet.runtime import quick_imports
+
+        with quick_imports():
+            return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'whet' has no attribute {name!r}")
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from whet.config import load_config
 from whet.console import notice, say
 from whet.errors import ExportError, WhetError
+from whet.runtime import quick_imports
 
 if TYPE_CHECKING:
     from whet.data.audit_report import AuditReport
@@ -70,7 +71,8 @@ def plan(
         raise WhetError(
             "whet plan counts supervised fine-tuning only", "a config without rl", "whet train plans memory"
         )
-    from whet.train.plan import plan_run
+    with quick_imports():
+        from whet.train.plan import plan_run
 
     return plan_run(settings, max_memory, gpu)
 
@@ -98,12 +100,13 @@ def train(
         say(*remark)
     if out is not None:
         settings.output_dir = str(out)
-    if settings.reward_model:
-        from whet.train.preference.reward_run import run_reward as run
-    elif settings.rl is not None:
-        from whet.train.preference.run import run_preference as run
-    else:
-        from whet.train.sft import run_sft as run
+    with quick_imports():
+        if settings.reward_model:
+            from whet.train.preference.reward_run import run_reward as run
+        elif settings.rl is not None:
+            from whet.train.preference.run import run_preference as run
+        else:
+            from whet.train.sft import run_sft as run
 
     result = run(settings, resume=resume)
     if result.interrupted:
@@ -115,7 +118,8 @@ def train(
 
 def chat(path: Path | str, *, prompt: str | None = None, system: str | None = None, **options: Any) -> None:
     """Talk to a model, or ask it one thing (``prompt``); see ``whet.serve.repl.chat``."""
-    from whet.serve.repl import chat as talk
+    with quick_imports():
+        from whet.serve.repl import chat as talk
 
     talk(str(path), prompt=prompt, system=system, **options)
 
@@ -167,7 +171,8 @@ def export(
     from whet.export.parameters import read_parameters
 
     asked = read_parameters(parameters)
-    from whet.export.run import export_run
+    with quick_imports():
+        from whet.export.run import export_run
 
     return export_run(
         path,

@@ -29,7 +29,7 @@ from whet.notebook_data import describe_template
 from whet.notebook_push import bind_push, push_to_hub, push_to_hub_gguf, push_to_hub_merged, push_tokenizer
 from whet.text.chat import chat_template_of
 from whet.train import sft_trainer
-from whet.train.engine import ASKED
+from whet.train.engine import ASKED, head_start
 from whet.train.fallback import weights_asked
 from whet.train.sft_trainer import SFTConfig
 
@@ -73,6 +73,9 @@ class FastLanguageModel:
             raise ModelError("rope_scaling is not supported yet", "None", "use a model with a longer context")
         runtime.seed_everything(random_state)
         four = load_in_4bit and not (load_in_16bit or load_in_8bit or full_finetuning)
+        if not (full_finetuning or load_in_8bit):
+            hub = {"token": token, "revision": revision, "trust_remote_code": trust_remote_code}
+            head_start(model_name, dtype, four_bit=four, **hub)
         model, tokenizer = load_model(
             model_name,
             dtype=_trained_dtype(dtype) if full_finetuning else dtype,

@@ -5,12 +5,15 @@ torch is imported inside the functions, so that ``whet --help`` stays fast.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import random
 import time
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -121,6 +124,22 @@ def share_cores() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"  # for OpenMP libraries that do not know the count
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPIN_COUNT))
+
+
+@contextlib.contextmanager
+def quick_imports() -> Iterator[None]:
+    """Within it Python looks for no garbage cycles: for imports of torch and what stands on it.
+
+    They make some 700,000 objects that stay, and each full collection on the way walks over all of them: a quarter of
+    the time of such an import (docs/experiments.md).
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def keep_freed_memory() -> None:

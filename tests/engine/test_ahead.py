@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
 from families import FAMILIES, lora_model, packed
+from transformers import GPT2Config
 
-from whet.engine.ahead import kinds_of, launches_of
+from whet.engine.ahead import kinds_of, kinds_of_config, launches_of
 from whet.engine.forward import Engine
 from whet.engine.kernels.launch import distinct, launch, noted, variant
 from whet.engine.layer import Policy
@@ -51,6 +53,29 @@ def test_what_is_compiled_ahead_is_what_a_step_launches(family: str, nf4: bool) 
     assert len(launched) >= 9
     assert launched - ahead == set(), "compiled only when the step comes"
     assert ahead - launched == set(), "compiled for nothing"
+
+
+@pytest.mark.parametrize("nf4", [False, True], ids=["dense", "nf4"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_config_says_as_much_as_a_loaded_model(family: str, nf4: bool) -> None:
+    """But for the absmax: bitsandbytes has it in 8 bits, the families' four-bit layers in float32."""
+    model = lora_model(family, torch.bfloat16, r=16, nf4=nf4)
+    spec = read_model(model)
+    assert isinstance(spec, ModelSpec)
+    kinds = kinds_of_config(model.config, torch.bfloat16, four_bit=nf4)
+    assert kinds is not None
+    kinds = replace(kinds, packed=tuple(replace(w, absmax=w.absmax.float(), nested=None) for w in kinds.packed))
+    early = {variant(launched) for launched in launches_of(kinds)}
+    late = {variant(launched) for launched in launches_of(replace(kinds_of(spec), adapters=kinds.adapters))}
+    assert early == late
+
+
+def test_a_config_of_an_unknown_kind_says_nothing() -> None:
+    config = lora_model("llama").config
+    assert kinds_of_config(config, torch.bfloat16, four_bit=False) is not None
+    config.hidden_act = "relu"
+    assert kinds_of_config(config, torch.bfloat16, four_bit=False) is None
+    assert kinds_of_config(GPT2Config(), torch.bfloat16, four_bit=False) is None
 
 
 def test_a_head_with_an_adapter_has_no_loss_kernel() -> None:

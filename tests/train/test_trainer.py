@@ -190,6 +190,13 @@ def test_a_model_that_caps_its_logits_runs_on_its_own_forward(prepared: Prepared
     assert found_loss == pytest.approx(loss, rel=1e-5)
 
 
+def test_the_model_s_own_halves_are_not_run_where_the_engine_is(model: Any, prepared: Prepared, tmp_path: Path) -> None:
+    """Finding them takes two forwards of the whole model; after the training, its own forward needs them."""
+    trainer = trainer_of(model, prepared, tmp_path)
+    assert ("halves" in vars(trainer)) == (trainer.forward != "engine")
+    assert trainer.halves is not None
+
+
 def test_the_meter_counts_real_tokens(model: Any, prepared: Prepared, tmp_path: Path, tokenizer: Any) -> None:
     """Padding is not counted, whatever the batch."""
     trainer = trainer_of(model, prepared, tmp_path, micro=4)

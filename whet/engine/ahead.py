@@ -8,6 +8,8 @@ T tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,8 +17,10 @@ import torch
 
 from whet import runtime
 from whet.engine.documents import Documents
+from whet.engine.kernels.available import triton_problem
 from whet.engine.kernels.cross_entropy import cross_entropy_rows_
 from whet.engine.kernels.launch import Launch, compile_all, distinct, noted
+from whet.engine.kernels.nf4 import BLOCK as NF4_BLOCK
 from whet.engine.kernels.nf4 import NestedAbsmax, Nf4Weight, dequantise_nf4
 from whet.engine.kernels.norm import rms_norm, rms_norm_backward
 from whet.engine.kernels.scatter import BLOCK
@@ -24,11 +28,15 @@ from whet.engine.layer import Batch, layer_backward, layer_forward
 from whet.engine.lora import base_of, lora_of
 from whet.engine.parts import Layer
 from whet.engine.quantised import read_nf4
-from whet.engine.spec import GROUPS, LayerParts, LayerSpec, ModelSpec
+from whet.engine.shape import Shape, shape_of_config
+from whet.engine.spec import GROUPS, Activation, LayerParts, LayerSpec, ModelSpec
 from whet.engine.weights import PAD, Group
 
 TOKENS = 64  # of the noted step; kernels do not depend on it
 META = torch.device("meta")
+ACTIVATIONS: dict[str, Activation] = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}  # by the name in a config
+
+_ONE_AT_A_TIME = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,35 @@ def kinds_of(spec: ModelSpec) -> Kinds:
     )
 
 
+def kinds_of_config(config: Any, dtype: torch.dtype, *, four_bit: bool) -> Kinds | None:
+    """The kinds of a model whose weights are not read yet, with frozen weights and PEFT's float32 adapters.
+
+    Args:
+        config: transformers' config of a model.
+        dtype: that its weights will be loaded in.
+        four_bit: NF4 with double quantisation, as ``load_in_4bit`` makes it.
+
+    Returns:
+        None for a model that the engine does not know by its config.
+    """
+    shape = shape_of_config(config, rank=1)
+    values = config.to_dict()
+    values = values.get("text_config") or values
+    activation = ACTIVATIONS.get(values.get("hidden_activation") or values.get("hidden_act"))
+    if isinstance(shape, str) or activation is None:
+        return None
+    packed = {_form(weight): weight for weight in _packed_weights(shape, dtype)} if four_bit else {}
+    return Kinds(
+        (_layer_of(shape, values, activation),),
+        dtype,
+        dtype,
+        tuple(packed.values()),
+        frozenset({torch.float32}),
+        shape.vocab,
+        values.get("final_logit_softcapping"),
+    )
+
+
 def launches_of(kinds: Kinds) -> list[Launch]:
     """A launch of each kernel variant that a training step of such a model takes. Imports Triton."""
     with noted() as launches:
@@ -91,13 +128,31 @@ def compile_ahead(spec: ModelSpec) -> None:
     It only saves time: a kernel that is missed here is compiled when it is launched.
     """
     device: Any = base_of(spec.embed).weight.device
-    if device.type != "cuda":
-        return
-    try:
-        launches = launches_of(kinds_of(spec))
-    except Exception:  # an operation of torch that knows no meta tensors
-        return
-    compile_all(launches, device, runtime.cores())
+    if device.type == "cuda":
+        _compile(kinds_of(spec), device)
+
+
+def compile_meanwhile(config: Any, dtype: torch.dtype, device: torch.device, *, four_bit: bool) -> None:
+    """``compile_ahead`` of a model that is about to be loaded, in a thread of its own; arguments of
+    ``kinds_of_config``. Whoever compiles next waits for it."""
+    kinds = kinds_of_config(config, dtype, four_bit=four_bit) if device.type == "cuda" else None
+    if kinds is not None:
+        threading.Thread(target=_start, args=(kinds, device), name="whet-kernels").start()
+
+
+def _start(kinds: Kinds, device: torch.device) -> None:
+    with torch.cuda.device(device):
+        if not triton_problem():
+            _compile(kinds, device)
+
+
+def _compile(kinds: Kinds, device: torch.device) -> None:
+    with _ONE_AT_A_TIME:
+        try:
+            launches = launches_of(kinds)
+        except Exception:  # an operation of torch that knows no meta tensors
+            return
+        compile_all(launches, device, runtime.cores())
 
 
 def _step(spec: LayerSpec, kinds: Kinds, rows_N: torch.Tensor | None) -> None:
@@ -137,6 +192,39 @@ class _Linear:
     def __init__(self, outputs: int, inputs: int, dtype: torch.dtype) -> None:
         self.out_features, self.in_features = outputs, inputs
         self.weight = _empty((outputs, inputs), dtype)
+
+
+def _layer_of(shape: Shape, values: Mapping[str, Any], activation: Activation) -> LayerSpec:
+    """A layer as far as kernels depend on it: they do not on windows, caps and scales of attention."""
+    rope = values.get("rope_parameters") or {}
+    rotated = values.get("partial_rotary_factor") or rope.get("partial_rotary_factor") or 1.0
+    return LayerSpec(
+        hidden=shape.hidden,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        mlp=shape.mlp,
+        eps=1e-6,
+        norm_offset=1 if str(values.get("model_type")).startswith("gemma") else 0,
+        activation=activation,
+        qk_norm=shape.qk_norm,
+        post_norms=shape.post_norms,
+        softcap=None,
+        window=None,
+        scale=1.0,
+        rotary_dim=int(shape.head_dim * rotated),
+        rope="global",
+    )
+
+
+def _packed_weights(shape: Shape, dtype: torch.dtype) -> list[Nf4Weight]:
+    """The projections as ``load_in_4bit`` packs them."""
+    sizes = [(outputs, shape.size(group)[1]) for group in GROUPS for outputs in shape.widths(group)]
+    nested = NestedAbsmax(_empty((256,), torch.float32), _empty((1,), torch.float32), _empty((), torch.float32))
+    bytes_and_scales = [
+        (_empty((n * k // 2,), torch.uint8), _empty((n * k // NF4_BLOCK,), torch.uint8)) for n, k in sizes
+    ]
+    return [Nf4Weight(*both, size, dtype, nested=nested) for size, both in zip(sizes, bytes_and_scales, strict=True)]
 
 
 def _dequantise(weight: Nf4Weight, dtype: torch.dtype) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from whet.console import notice
 from whet.errors import ModelError
+from whet.runtime import quick_imports
 
 ALL_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 EMBEDDINGS = ("embed_tokens", "lm_head")
@@ -47,7 +48,8 @@ def add_lora(
     Raises:
         ModelError: the model has an adapter already, or no layer of these names.
     """
-    from peft import LoraConfig, PeftModel, get_peft_model
+    with quick_imports():
+        from peft import LoraConfig, PeftModel, get_peft_model
 
     if isinstance(model, PeftModel):
         raise ModelError("the model has an adapter already", "a base model", "load the base, or train this adapter on")

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from whet.engine.ahead import compile_ahead
+import torch
+
+from whet import runtime
+from whet.engine.ahead import compile_ahead, compile_meanwhile
 from whet.engine.check import self_check
 from whet.engine.forward import Engine
 from whet.engine.kernels.available import triton_problem
 from whet.engine.plan import Goal, policy_for
 from whet.engine.read import read_model
 from whet.engine.spec import Unsupported
+from whet.models.load import config_of
 from whet.models.scores import WriterView, is_scorer
 
 ASKED = "gradient_checkpointing_asked"  # on a model instance: what its user wrote for use_gradient_checkpointing
@@ -38,6 +42,22 @@ def engine_for(model: Any, *, processes: int = 1) -> Engine | str:
         engine.release()
         return problem
     return engine
+
+
+def head_start(name: str, dtype: torch.dtype | None, *, four_bit: bool, **hub: Any) -> None:
+    """Where there is a GPU, start Triton and compile the kernels of a model that is about to be loaded, meanwhile.
+
+    Args:
+        name, dtype, four_bit: as ``load_model`` takes them. hub: what else it takes to find the model.
+
+    Raises:
+        ModelError: no such model.
+    """
+    device = runtime.device()
+    if device.type == "cuda":
+        four_bit = four_bit and runtime.installed("bitsandbytes")
+        weights = runtime.weight_dtype(dtype, training=True).dtype
+        compile_meanwhile(config_of(name, **hub), weights, device, four_bit=four_bit)
 
 
 def goal_of(model: Any, args: Any) -> Goal:

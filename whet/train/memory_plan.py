@@ -177,10 +177,14 @@ def probe_peak(probe: Callable[[], None], device: torch.device) -> int | None:
             probe()
         torch.cuda.synchronize(device)
     except torch.OutOfMemoryError:
-        return None
-    finally:
+        short = True
+    else:
+        short = False
+    if short:  # the error held on to tensors, in cycles too; a probe that went through leaves none
         gc.collect()
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()
+    if short:
+        return None
     return torch.cuda.max_memory_allocated(device)
 
 

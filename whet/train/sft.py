@@ -31,6 +31,7 @@ from whet.train import trackers
 from whet.train.arguments import training_arguments
 from whet.train.base import base_name, longest_row, tokenizer_for
 from whet.train.checkpoint import newest_complete, set_aside
+from whet.train.engine import head_start
 from whet.train.fallback import weights_asked
 from whet.train.manifest import write_manifest
 from whet.train.memory_plan import Wish
@@ -102,11 +103,15 @@ def run_job(config: RunConfig, resume: bool, job: Job) -> RunResult:
     rows = job.rows(config, tokenizer, limit)
     job.report(rows)
     template = settle_template(tokenizer, rows.sample, config.raw_text)
+    weights = weights_asked(config.bf16, frozen=config.adapter is not None)
+    four_bit = config.load_in_4bit or config.adapter == "qlora"
+    if config.adapter is not None:
+        head_start(base_name(config), weights, four_bit=four_bit, revision=config.revision_of_model)
     model, _ = load_model(
         base_name(config),
-        dtype=weights_asked(config.bf16, frozen=config.adapter is not None),
+        dtype=weights,
         training=True,
-        load_in_4bit=config.load_in_4bit or config.adapter == "qlora",
+        load_in_4bit=four_bit,
         revision=config.revision_of_model,
         scores=job.scores,
     )

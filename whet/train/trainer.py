@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from whet.data.sampler import SeededSampler
 from whet.engine.forward import Engine
 from whet.engine.loss import IGNORE, labelled_loss
 from whet.errors import TrainingError
-from whet.models.parts import halves
+from whet.models.parts import Halves, halves
 from whet.train.batches import count_batches
 from whet.train.callbacks import RecordMetrics, ShowProgress, StopOnInterrupt, TokenMeter
 from whet.train.checkpoint import remove_incomplete
@@ -85,7 +85,6 @@ class WhetTrainer(Trainer):
         self.flat: FlatAdapters | None = None
         self.masters: MasterOptimizer | None = None
         self._released = self._resumed = False
-        self.halves = halves(self.accelerator.unwrap_model(self.model))
         self.wish, self.objective = wish, objective
         self.forward = ""
         self.memory: Memory | None = None
@@ -100,6 +99,11 @@ class WhetTrainer(Trainer):
             self.add_callback(callback)
         if metrics is not None:
             self.add_callback(RecordMetrics(MetricsLog(metrics), self.meter))
+
+    @cached_property
+    def halves(self) -> Halves | None:
+        """Of the model, for its own forward; found by running it, so not where only the engine runs."""
+        return halves(self.accelerator.unwrap_model(self.model))
 
     def _engine(self) -> Engine | None:
         own = self.accelerator.unwrap_model(self.model)
@@ -276,7 +280,8 @@ class WhetTrainer(Trainer):
         return batches, count
 
     def _forward(self, model: Any) -> Forward:
-        engine, found = (self.engine, self.halves) if model is self.model else (None, None)
+        engine = self.engine if model is self.model else None
+        found = self.halves if model is self.model and engine is None else None
         own = self.accelerator.unwrap_model(model)
         return Forward(model, own, engine, found, self.accelerator.autocast, is_told(own))
 

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import threading
 
 import torch
 
 OLDEST = (7, 0)  # compute capability: Triton compiles for Volta and later
+_ASKING = threading.Lock()
 
 
-@functools.cache
 def triton_problem() -> str:
     """Why Triton's kernels cannot run on this machine, in plain words; "" if they can.
 
     A small kernel is compiled and run: Triton may be installed and yet find no C compiler for its launcher.
+    Whoever asks while another thread tries that waits for the answer.
     """
+    with _ASKING:
+        return _problem()
+
+
+@functools.cache
+def _problem() -> str:
     if not torch.cuda.is_available():
         return "there is no CUDA device"
     if importlib.util.find_spec("triton") is None:
