@@ -17,6 +17,7 @@ from whet import runtime
 from whet.config.nearest import refuse_arguments
 from whet.console import notice, warn
 from whet.errors import ModelError, OutputError, ProofFailed, Unproved, WhetError
+from whet.evaluate import model_generate
 from whet.export.folder import Exported, write_exports
 from whet.export.live import LiveSource
 from whet.export.merged import write_merged
@@ -145,16 +146,18 @@ class FastLanguageModel:
 
     @staticmethod
     def for_inference(model: Any) -> Any:
-        """Switch to generation: dropout off, cache on."""
+        """Switch to generation: dropout off, cache on, and ``model.generate`` by whet's decoder (docs/generate.md)."""
         model.eval()
         if any(getattr(part, "gradient_checkpointing", False) for part in model.modules()):
             model.gradient_checkpointing_disable()
         model.config.use_cache = True
+        model_generate.bind(model)
         return model
 
     @staticmethod
     def for_training(model: Any, use_gradient_checkpointing: bool | str = "auto") -> Any:
-        """Switch back to training."""
+        """Switch back to training; ``model.generate`` is transformers' again."""
+        model_generate.unbind(model)
         model.train()
         _checkpointing(model, use_gradient_checkpointing)
         return model

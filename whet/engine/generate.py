@@ -43,7 +43,7 @@ class Options:
         stops: token ids that end a sequence; they are its last token.
         sampling: see ``Sampling``.
         logprobs: whether tokens come with their log-probability.
-        slots: sequences at once; at most ``MOST_SLOTS``.
+        slots: sequences at once, at most ``MOST_SLOTS``; fewer where their keys and values do not fit into the memory.
     """
 
     max_new_tokens: int
@@ -78,7 +78,7 @@ def stream(decoder: Decoder, prompts: Sequence[Sequence[int]], options: Options)
 
     Raises:
         DataError: an empty prompt, or nothing to generate.
-        ModelError: keys and values do not fit into the memory; see also ``Decoder.length_problem``.
+        ModelError: keys and values of one sequence do not fit into the memory; see also ``Decoder.length_problem``.
     """
     if options.max_new_tokens < 1:
         raise DataError(f"max_new_tokens is {options.max_new_tokens}", "at least 1")
@@ -99,8 +99,8 @@ class _Run:
     def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]], options: Options, longest: int) -> None:
         self.decoder, self.prompts, self.options = decoder, prompts, options
         wanted = min(len(prompts), options.slots, MOST_SLOTS)
-        slots = slots_for(wanted, decoder.device)
-        self.steps = _steps(decoder, slots, longest, greedy=options.sampling.plain)
+        self.steps, wanted = _steps(decoder, wanted, longest, greedy=options.sampling.plain)
+        slots = self.steps.cache.slots
         self.sampler = Sampler(options.sampling, slots, decoder.spec.vocab, decoder.device)
         self.waiting = deque(range(len(prompts)))
         self.free = deque(range(wanted))
@@ -245,10 +245,18 @@ def _on_host(values_N: torch.Tensor) -> torch.Tensor:
     return target.copy_(values_N, non_blocking=True)
 
 
-def _steps(decoder: Decoder, slots: int, positions: int, *, greedy: bool) -> Steps:
-    """The decoder's last state, if nobody uses it and it fits; its memory is given back otherwise."""
+def _steps(decoder: Decoder, wanted: int, positions: int, *, greedy: bool) -> tuple[Steps, int]:
+    """The decoder's last state, if nobody uses it and it fits (its memory is given back otherwise), or a new one; and
+    how many sequences it takes at once."""
     kept, decoder.kept = decoder.kept, None
+    slots = slots_for(wanted, decoder.device)
     if isinstance(kept, Steps) and kept.fits(slots, positions, greedy=greedy):
-        return kept
+        return kept, wanted
     del kept
-    return Steps(decoder, slots, positions, greedy=greedy)
+    while True:
+        try:
+            return Steps(decoder, slots, positions, greedy=greedy), min(wanted, slots)
+        except ModelError:
+            if slots == 1:
+                raise
+        slots = slots_for(slots // 2, decoder.device)

@@ -32,7 +32,8 @@ def lora_of(module: Any, *, training: bool = True) -> Lora | None:
     """The active adapter of a linear layer; None without one.
 
     Args:
-        training: whether dropout, which acts in training only, counts as a problem.
+        training: False for inference: dropout does not matter, an adapter that is switched off or merged into the
+            weights counts as none.
 
     Raises:
         ValueError: the layer does something that these three numbers cannot say; see ``lora_problem``.
@@ -41,7 +42,7 @@ def lora_of(module: Any, *, training: bool = True) -> Lora | None:
     if problem:
         raise ValueError(problem)
     names = _active(module)
-    if not names:
+    if not names or module.merged or module.disable_adapters:
         return None
     (name,) = names
     return Lora(module.lora_A[name].weight, module.lora_B[name].weight, float(module.scaling[name]))
@@ -55,9 +56,11 @@ def lora_problem(module: Any, *, training: bool = True) -> str:
         return ""
     if not hasattr(module, "lora_A") or hasattr(module.base_layer, "base_layer"):
         return f"adapters of the kind {type(module).__name__} are not LoRA on a linear layer"
-    if module.merged:
-        return "an adapter is merged into the weights"
     names = _active(module)
+    if module.merged and (training or module.disable_adapters):
+        return "an adapter is merged into the weights"
+    if not training and (module.merged or module.disable_adapters):
+        return ""
     if len(names) > 1:
         return f"several adapters are active at once ({', '.join(names)})"
     if names and module.disable_adapters:

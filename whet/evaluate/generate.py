@@ -1,10 +1,12 @@
-"""Greedy answers to many prompts: transformers' own ``generate`` on left-padded batches.
+"""Greedy answers to many prompts: by whet's decoder, or by transformers' ``generate`` for a model it does not take.
 
-Padding stands at the left and is masked, so every row gives what it gives alone (up to float rounding).
+The decoder needs no padding, and every prompt gets what it gets alone (on a CPU bit by bit). transformers gets batches
+padded at the left and masked: the same up to float rounding.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +14,10 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from whet.console import notice
+from whet.engine.attached import decoder_of
+from whet.engine.generate import Options, generate
+from whet.engine.spec import Unsupported
 from whet.errors import DataError
 from whet.evaluate.prompts import chat_ids, context_limit, fit_to_context, stop_ids, text_ids
 
@@ -33,7 +39,7 @@ def greedy_answers(
         conversations: messages ``{"role", "content"}``; the tokenizer's chat template writes the prompt.
         max_new_tokens: the longest answer, in tokens.
         batch_size: prompts at a time.
-        on_done: called after each batch with the number of answers in it (``Progress.advance`` fits).
+        on_done: called with a number of answers that are ready (``Progress.advance`` fits).
 
     Raises:
         ModelError: the tokenizer has no chat template.
@@ -77,20 +83,28 @@ def greedy_ids(
         raise DataError(f"prompt {empty} is empty", "at least one token")
     prompts, max_new_tokens = fit_to_context(prompts, max_new_tokens, context_limit(model, tokenizer))
     stops = stop_ids(model, tokenizer)
-    pad = pad_id(tokenizer, stops)
-    config = greedy_config(max_new_tokens, stops, pad)
     order = sorted(
         range(len(prompts)), key=lambda i: -len(prompts[i])
     )  # longest first: memory is short at once or never
+    ordered = [prompts[i] for i in order]
+    with evaluating(model):
+        decoder = decoder_of(model)
+        if isinstance(decoder, Unsupported):
+            say_once(f"answers are made by transformers, not by whet's decoder: {decoder.reason}")
+            made = _by_transformers(model, tokenizer, ordered, max_new_tokens, batch_size, stops, on_done)
+        else:
+            options = Options(max_new_tokens, frozenset(stops), slots=batch_size)
+            made = generate(decoder, ordered, options, lambda _: on_done(1) if on_done is not None else None)
     answers: list[list[int]] = [[] for _ in prompts]
-    with evaluating(model), torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            for row, ids in zip(rows, _batch(model, [prompts[i] for i in rows], pad, config), strict=True):
-                answers[row] = until_stop(ids, stops)
-            if on_done is not None:
-                on_done(len(rows))
+    for i, ids in zip(order, made, strict=True):
+        answers[i] = until_stop(ids, stops)
     return answers
+
+
+@functools.cache
+def say_once(text: str) -> None:
+    """A note, the first time."""
+    notice(text)
 
 
 def greedy_config(max_new_tokens: int, stops: list[int], pad: int) -> GenerationConfig:
@@ -132,12 +146,34 @@ def evaluating(model: Any) -> Iterator[None]:
             module.training = True
 
 
+def _by_transformers(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    stops: list[int],
+    on_done: Callable[[int], None] | None,
+) -> list[list[int]]:
+    pad = pad_id(tokenizer, stops)
+    config = greedy_config(max_new_tokens, stops, pad)
+    made: list[list[int]] = []
+    with torch.inference_mode():
+        for start in range(0, len(prompts), batch_size):
+            batch = list(prompts[start : start + batch_size])
+            made += _batch(model, batch, pad, config)
+            if on_done is not None:
+                on_done(len(batch))
+    return made
+
+
 def _batch(model: Any, prompts: list[list[int]], pad: int, config: GenerationConfig) -> list[list[int]]:
     width = max(map(len, prompts))
     device = model.get_input_embeddings().weight.device
     input_ids_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts], device=device)
     mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts], device=device)
-    made_BT = model.generate(input_ids=input_ids_BT, attention_mask=mask_BT, generation_config=config)
+    own = type(model).generate  # whet may have bound another one on the model (evaluate/model_generate.py)
+    made_BT = own(model, input_ids=input_ids_BT, attention_mask=mask_BT, generation_config=config)
     return made_BT[:, width:].tolist()
 
 
