@@ -1,4 +1,4 @@
-"""One decoder for each model that is in use: made and compared with the model once, made anew when the model changes."""
+"""One decoder for each model in use: made and compared with the model once, made anew when the model changes."""
 
 from __future__ import annotations
 

@@ -35,6 +35,9 @@ CPU_ROWS = 4
 TABLE_ROWS = 512  # positions of the rotation are made so many at a time
 COMPARED = 64  # positions at which the rotation has to be the same for long texts as for short ones
 
+STEPPED = 40  # tokens of the comparison of a step
+STEP_BARS = {torch.bfloat16: 0.08, torch.float16: 0.02}  # of the logits' deviation; 1e-3 for longer dtypes
+
 Attend = Callable[[int, LayerSpec, torch.Tensor], torch.Tensor]  # (layer, its numbers, qkv_TNE) -> o_THE
 
 
@@ -71,13 +74,38 @@ class Decoder:
             return Unsupported(triton_problem())
         if decoder.device.type == "cuda" and decoder.dtype == torch.float64:
             return Unsupported("float64 on a GPU")
-        with torch.no_grad():
-            problem = self_check(spec, decoder.run_layer, model)
+        with torch.no_grad(), torch.autocast(decoder.device.type, enabled=False):
+            try:
+                problem = self_check(spec, decoder.run_layer, model) or decoder.step_problem()
+            except torch.OutOfMemoryError:
+                raise
+            except Exception as error:  # whatever Triton's compiler or the driver say
+                if decoder.device.type == "cpu":
+                    raise
+                first_line = str(error).strip().partition("\n")[0]
+                problem = f"its kernels do not run here: {type(error).__name__}: {first_line}"
         return Unsupported(problem) if problem else decoder
 
     def still_fits(self) -> bool:
         """Whether the model's weights and active adapters are those that this decoder was made for."""
         return self._states() == self._state
+
+    def step_problem(self) -> str:
+        """How one step differs from reading its token with the prompt; "" where it does not, but for rounding.
+
+        For one sequence and for two: on a GPU those are different kernels.
+        """
+        ids = [(7919 * n + 13) % self.spec.vocab for n in range(STEPPED)]
+        for slots in (CPU_ROWS,) if self.device.type == "cpu" else (1, 2):
+            cache = self.cache(slots, STEPPED)
+            wanted_V = self.prefill([ids], [slots - 1], cache)[0]
+            self.prefill([ids[:-1]], [slots - 1], cache)
+            last_S, where_S = (torch.full((slots,), n, device=self.device) for n in (ids[-1], STEPPED - 1))
+            found_V = self.step(last_S, where_S, cache)[-1]
+            far = float((found_V - wanted_V).square().mean().sqrt() / wanted_V.std().clamp_min(1e-30))
+            if not far <= STEP_BARS.get(self.dtype, 1e-3):  # not a number is too far as well
+                return f"a step of {slots} sequences is off by {far:.3g} of the logits' deviation"
+        return ""
 
     def length_problem(self, positions: int) -> str:
         """Why sequences of so many tokens cannot be continued; "" if they can.

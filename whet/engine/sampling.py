@@ -91,8 +91,8 @@ class Sampler:
         """Token ids (N,) from the logits of these slots."""
         if self.sampling.plain:
             return logits_NV.argmax(-1)
-        rows = torch.tensor(list(slots), device=self._device)
         if self._seen_SV is not None:
+            rows = torch.tensor(list(slots), device=self._device)
             logits_NV = penalised(logits_NV, self._seen_SV[rows], self.sampling.repetition_penalty)
         if self.sampling.temperature == 0:
             ids_N = logits_NV.argmax(-1)

@@ -37,8 +37,8 @@ DEFAULTS: dict[str, Any] = {
 }
 # Settings without effect on what is generated here, at any value.
 IGNORED = {
-    "use_cache", "cache_implementation", "cache_config", "compile_config", "disable_compile", "max_length", "bos_token_id",
-    "transformers_version", "_from_model_config", "early_stopping", "length_penalty", "num_assistant_tokens",
+    "use_cache", "cache_implementation", "cache_config", "compile_config", "disable_compile", "max_length",
+    "bos_token_id", "transformers_version", "_from_model_config", "early_stopping", "length_penalty", "num_assistant_tokens",
     "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind",
     "diversity_penalty", "synced_gpus", "prefill_chunk_size", "max_matching_ngram_size", "logits_to_keep",
 }  # fmt: skip
@@ -168,9 +168,7 @@ def _pad(chosen: Mapping[str, Any]) -> int:
     return int(pad) if pad is not None else (_ends(chosen) or [0])[0]
 
 
-def _prompts(
-    ids_BT: torch.Tensor | None, mask_BT: torch.Tensor | None, chosen: Mapping[str, Any]
-) -> list[list[int]]:
+def _prompts(ids_BT: torch.Tensor | None, mask_BT: torch.Tensor | None, chosen: Mapping[str, Any]) -> list[list[int]]:
     if ids_BT is None or ids_BT.dim() != 2 or not ids_BT.numel() or torch.is_floating_point(ids_BT):
         raise _Other("no token ids of two dimensions are given")
     if mask_BT is None:

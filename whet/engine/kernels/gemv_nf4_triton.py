@@ -11,7 +11,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from whet.engine.kernels.gemv_triton import Tiling, adapters_of, batch_of, epilogue
+from whet.engine.kernels.gemv_triton import Tiling, adapters_of, batch_of, epilogue, fitted
 from whet.engine.kernels.nf4 import table
 
 ONE = Tiling(8, 1024, 4)
@@ -165,7 +165,8 @@ def project(x_MK, weights, out_MN, p_MR=None, add_MN=None, tiling: Tiling | None
     """As ``gemv.project``; weights that ``gemv.fits`` takes, all with double quantisation or all without."""
     M, K = x_MK.shape
     batch = batch_of(M)
-    tiling = tiling or (ONE if batch == 1 else MANY)
+    if tiling is None:
+        tiling = ONE if batch == 1 else fitted(MANY, batch, x_MK.element_size(), x_MK.device)
     w = [weight.w_NK for weight in weights]
     three = [*w, *[w[0]] * (3 - len(w))]
     n = [*(t.shape[0] for t in w), 0, 0][:3]

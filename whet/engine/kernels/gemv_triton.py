@@ -8,6 +8,7 @@ row's sum is made in one order that does not depend on the other rows.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -40,7 +41,10 @@ def epilogue(
         r = tl.arange(0, RANK)
         b = tl.load(B + n[:, None] * ld_b + r[None, :], mask=(n < N)[:, None] & (r < rank)[None, :], other=0.0)
         p = tl.load(P + m[:, None] * ld_p + r[None, :], mask=(m < M)[:, None] & (r < rank)[None, :], other=0.0)
-        acc += tl.sum(p[:, None, :].to(tl.float32) * b[None, :, :].to(tl.float32), 2) * scale
+        if acc.shape[0] == 1:
+            acc += tl.sum(p.to(tl.float32) * b.to(tl.float32), 1)[None, :] * scale
+        else:
+            acc += tl.dot(p.to(tl.float32), tl.trans(b.to(tl.float32)), input_precision="ieee") * scale
     mask = (m < M)[:, None] & (n < N)[None, :]
     if HAS_BIAS:
         acc += tl.load(BIAS + n, mask=n < N, other=0.0).to(tl.float32)[None, :]
@@ -141,6 +145,24 @@ def batch_of(rows: int) -> int:
     return 1 if rows == 1 else max(16, triton.next_power_of_2(rows))
 
 
+@functools.cache
+def _shared_memory(index: int) -> int:
+    """Bytes that a program of a GPU can have."""
+    return triton.runtime.driver.active.utils.get_device_properties(index)["max_shared_mem"]
+
+
+def fitted(tiling: Tiling, batch: int, itemsize: int, device: torch.device) -> Tiling:
+    """The tiling with fewer loads in flight, or fewer inputs at once, where the GPU's shared memory asks for it.
+
+    Triton takes up to twice the bytes of the tiles: the three weights of a launch do not share all of them.
+    """
+    room = _shared_memory(device.index or 0) if device.type == "cuda" else 1 << 20
+    rows, columns, warps, stages = tiling
+    while 2 * stages * (batch + rows) * columns * itemsize > room and (stages > 1 or columns > 32):
+        stages, columns = (stages - 1, columns) if stages > 1 else (1, columns // 2)
+    return Tiling(rows, columns, warps, stages)
+
+
 class Adapters(NamedTuple):
     """The small operands of three weights, with stand-ins where there is none."""
 
@@ -154,7 +176,7 @@ class Adapters(NamedTuple):
     @property
     def blocks(self) -> list[int]:
         """Ranks as the kernels unroll them; 0 without an adapter."""
-        return [triton.next_power_of_2(rank) if rank else 0 for rank in self.rank]
+        return [max(16, triton.next_power_of_2(rank)) if rank else 0 for rank in self.rank]
 
 
 def adapters_of(weights: Sequence, unused: torch.Tensor) -> Adapters:
@@ -193,7 +215,9 @@ def _launch(x_MK, weights, out_MN, p_MR, add_MN, tiling: Tiling, batch: int) -> 
 def project(x_MK, weights, out_MN, p_MR=None, add_MN=None, tiling: Tiling | None = None) -> None:
     """As ``gemv.project``; weights have the dtype of x."""
     batch = batch_of(len(x_MK))
-    _launch(x_MK, weights, out_MN, p_MR, add_MN, tiling or (ONE if batch == 1 else MANY), batch)
+    if tiling is None:
+        tiling = ONE if batch == 1 else fitted(MANY, batch, x_MK.element_size(), x_MK.device)
+    _launch(x_MK, weights, out_MN, p_MR, add_MN, tiling, batch)
 
 
 def down(x_MK, downs, out_MR) -> None:
