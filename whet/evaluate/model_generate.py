@@ -38,9 +38,10 @@ DEFAULTS: dict[str, Any] = {
 # Settings without effect on what is generated here, at any value.
 IGNORED = {
     "use_cache", "cache_implementation", "cache_config", "compile_config", "disable_compile", "max_length",
-    "bos_token_id", "transformers_version", "_from_model_config", "early_stopping", "length_penalty", "num_assistant_tokens",
-    "num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind",
-    "diversity_penalty", "synced_gpus", "prefill_chunk_size", "max_matching_ngram_size", "logits_to_keep",
+    "bos_token_id", "transformers_version", "_from_model_config", "early_stopping", "length_penalty",
+    "num_assistant_tokens", "num_assistant_tokens_schedule", "assistant_confidence_threshold", "diversity_penalty",
+    "assistant_lookbehind", "target_lookbehind", "synced_gpus", "prefill_chunk_size", "max_matching_ngram_size",
+    "logits_to_keep",
 }  # fmt: skip
 # Settings that switch something on unless they have one of these values.
 NEUTRAL: dict[str, tuple[Any, ...]] = {
