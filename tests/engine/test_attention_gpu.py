@@ -11,6 +11,7 @@ import torch
 from attention_cases import SCALE, both, heads_of, off, wanted
 
 from whet.engine import attention as module
+from whet.engine.attention import Documents, attention, attention_backward
 from whet.engine.attention_choice import bucket, parts_of
 from whet.engine.documents import Kind, Part, Scores
 from whet.engine.weights import Group
@@ -178,3 +179,27 @@ def test_a_group_on_the_gpu():
     ]
     assert all(grad.dtype == torch.float32 for grad in grads)
     assert off([y, dx, *grads[2:]], want) < NEAR
+
+
+@pytest.mark.parametrize("lengths", [(384, 384, 384, 384), (700, 655, 130, 129)], ids=["cudnn", "fa2"])
+def test_documents_that_share_a_beginning(lengths: tuple[int, ...]) -> None:
+    """Two pairs; every document against itself alone: the same bits forward, gradients of what is shared added."""
+    shared = (0, 256, 0, 100)
+    tokens = sum(lengths) - sum(shared)
+    *heads, do = on_gpu(tokens)
+    documents = Documents.of(lengths, "cuda", shared)
+    o, saved = attention(*heads, documents, scale=SCALE)
+    found = attention_backward(do, *heads, o, saved, documents, scale=SCALE)
+    assert documents.rows is not None
+    rows = documents.rows.tokens_S
+    whole = [t.index_select(0, rows) for t in heads]
+    alone = Documents.of(lengths, "cuda")
+    o_S, saved_S = attention(*whole, alone, scale=SCALE)
+    assert torch.equal(o_S.index_select(0, documents.rows.first_T), o)
+    do_S = do.index_select(0, rows)
+    for _, places in documents.rows.again:
+        do_S.index_fill_(0, places, 0)
+    grads = attention_backward(do_S, *whole, o_S, saved_S, alone, scale=SCALE)
+    for got, grad in zip(found, grads, strict=True):
+        wide = torch.zeros(got.shape, device="cuda").index_add_(0, rows, grad.float())
+        assert (got.float() - wide).norm() <= NEAR * wide.norm()

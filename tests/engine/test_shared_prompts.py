@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from attention_cases import SCALE, E, heads_of, off, reference
 from families import FAMILIES, lora_model, packed
 from reference import reference_logits
@@ -21,6 +23,7 @@ from whet.engine.attention import Documents, attention, attention_backward, docu
 from whet.engine.documents import Scores, spans_of
 from whet.engine.forward import Engine
 from whet.engine.layer import Batch, keep, layer_backward, layer_forward
+from whet.engine.loss import module_logprobs, token_logprobs
 from whet.engine.memory import POLICIES, layer_bytes
 from whet.text.encode import Encoded
 from whet.train.forward import Forward
@@ -241,3 +244,44 @@ def test_a_dpo_step_in_float64(family: str) -> None:
             parameter = model.get_parameter(name)
             assert parameter.grad is not None
             assert (parameter.grad - gradient).norm() <= 1e-10 * gradient.norm(), (items, name)
+
+
+@pytest.mark.parametrize(("dtype", "nf4"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)])
+def test_step_0_has_no_margin(dtype: torch.dtype, nf4: bool) -> None:
+    """An adapter that does nothing yet: the reference comes from the same rows by the same kernels, bit for bit."""
+    model = lora_model("llama", dtype, nf4=nf4)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.zero_()
+    found = Engine.attach(model)
+    assert isinstance(found, Engine)
+    dataset, objective = AnswerDataset(pairs()), PreferenceObjective(Dpo(0.1))
+    forward = Forward(model, model, found, None, nullcontext)
+    batch = collate_answers([dataset[number] for number in range(4)], flat=True)
+    loss = objective.loss_sum(forward, batch) / 4
+    figures = objective.training.take()
+    assert abs(loss.item() - math.log(2)) < 1e-6
+    assert figures["rewards/margins"] == figures["rewards/chosen"] == figures["kl"] == 0
+
+
+@pytest.mark.parametrize("trained_head", [False, True])
+def test_memory_does_not_grow_with_the_vocabulary(trained_head: bool) -> None:
+    """But for the weights themselves and their gradients: no tensor has a row of logits for every answer token."""
+    chunk, peaks = 8, []
+    sizes = (1000, 9000)
+    for vocab in sizes:
+        weight = torch.randn(vocab, 32, requires_grad=trained_head)
+        hidden = torch.randn(400, 32, requires_grad=True)
+        targets = torch.randint(0, vocab, (400,))
+        with LiveBytes([hidden, weight, targets]) as live:
+            if trained_head:
+                logp = module_logprobs(hidden, lambda rows, w=weight: F.linear(rows, w), targets, chunk_rows=chunk)
+            else:
+                logp = token_logprobs(hidden, weight, targets, chunk_rows=chunk)
+            logp.sum().backward()
+        peaks.append(live.highest)
+    of_logits = 4 * chunk * (sizes[1] - sizes[0])
+    of_weights = 4 * 32 * (sizes[1] - sizes[0])
+    assert peaks[1] - peaks[0] <= 4 * of_logits + (3 * of_weights if trained_head else 0) + 2**16
+    assert peaks[1] - peaks[0] < 4 * 400 * (sizes[1] - sizes[0]) / 4
