@@ -191,14 +191,12 @@ def test_documents_that_share_a_beginning(lengths: tuple[int, ...]) -> None:
     o, saved = attention(*heads, documents, scale=SCALE)
     found = attention_backward(do, *heads, o, saved, documents, scale=SCALE)
     assert documents.rows is not None
-    rows = documents.rows.tokens_S
+    rows, first = documents.rows.tokens_1S[0], documents.rows.first_1S[0]
     whole = [t.index_select(0, rows) for t in heads]
     alone = Documents.of(lengths, "cuda")
     o_S, saved_S = attention(*whole, alone, scale=SCALE)
-    assert torch.equal(o_S.index_select(0, documents.rows.first_T), o)
-    do_S = do.index_select(0, rows)
-    for _, places in documents.rows.again:
-        do_S.index_fill_(0, places, 0)
+    assert torch.equal(o_S.index_select(0, documents.rows.rows_JT[0]), o)
+    do_S = do.index_select(0, rows).masked_fill_((first < 0)[:, None, None], 0)
     grads = attention_backward(do_S, *whole, o_S, saved_S, alone, scale=SCALE)
     for got, grad in zip(found, grads, strict=True):
         wide = torch.zeros(got.shape, device="cuda").index_add_(0, rows, grad.float())

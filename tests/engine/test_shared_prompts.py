@@ -91,8 +91,8 @@ def test_positions_say_what_is_shared() -> None:
     assert spans_of(torch.arange(5).repeat(2, 1)) == ((5, 5), ())
     found, given = documents_of(positions_of(LENGTHS, SHARED)), Documents.of(LENGTHS, shared=SHARED)
     assert found.rows is not None and given.rows is not None
-    assert torch.equal(found.rows.tokens_S, given.rows.tokens_S)
-    assert len(given.rows.again) == 3  # one token stands in four documents at most
+    assert all(torch.equal(one, other) for one, other in zip(found.rows, given.rows, strict=True))
+    assert given.rows.rows_JT.shape == (4, TOKENS)  # one token stands in four documents at most
 
 
 @pytest.mark.parametrize("shared", [(1, 0), (0, 3), (0, 5), (0, -1)])

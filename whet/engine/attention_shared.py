@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from whet.engine.documents import Documents, Rows, Scores
+from whet.engine.kernels.copy import sum_rows
 
 
 def forward(
@@ -30,8 +31,9 @@ def forward(
 ) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     """o (T, H, E), and what ``backward`` wants; ``attend`` takes heads of S rows, a named tuple of q, k and v."""
     rows = _rows(documents)
-    o_SHE, saved = attend(type(heads)(*(t.index_select(0, rows.tokens_S) for t in heads)), documents, scores)
-    return o_SHE.index_select(0, rows.first_T), saved
+    whole = type(heads)(*(_taken(t, rows.tokens_1S) for t in heads))
+    o_SHE, saved = attend(whole, documents, scores)
+    return _taken(o_SHE, rows.rows_JT[:1]), saved
 
 
 def backward(
@@ -45,21 +47,18 @@ def backward(
 ) -> list[torch.Tensor]:
     """dq (T, H, E), dk and dv (T, G, E)."""
     rows = _rows(documents)
-    whole = type(heads)(*(t.index_select(0, rows.tokens_S) for t in heads))
-    do_SHE, o_SHE = (t.index_select(0, rows.tokens_S) for t in (do_THE, o_THE))
-    for _, places in rows.again:
-        do_SHE.index_fill_(0, places, 0)
-    grads = list(attend_backward(do_SHE, whole, o_SHE, saved, documents, scores))
+    whole = type(heads)(*(_taken(t, rows.tokens_1S) for t in heads))
+    do_SHE, o_SHE = _taken(do_THE, rows.first_1S), _taken(o_THE, rows.tokens_1S)
+    dq_SHE, dk_SGE, dv_SGE = attend_backward(do_SHE, whole, o_SHE, saved, documents, scores)
     del whole, do_SHE, o_SHE
-    return [grads[0].index_select(0, rows.first_T), *(_summed(grad, rows) for grad in grads[1:])]
+    return [_taken(dq_SHE, rows.rows_JT[:1]), *(_taken(grad, rows.rows_JT) for grad in (dk_SGE, dv_SGE))]
 
 
-def _summed(grad_SGE: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """For each token the sum over its rows, always in the same order."""
-    total_TGE = grad_SGE.index_select(0, rows.first_T)
-    for tokens, places in rows.again:
-        total_TGE.index_copy_(0, tokens, total_TGE.index_select(0, tokens) + grad_SGE.index_select(0, places))
-    return total_TGE
+def _taken(t_THE: torch.Tensor, index_JS: torch.Tensor) -> torch.Tensor:
+    """(S, H, E): sums of rows, always in the same order."""
+    out = t_THE.new_empty(index_JS.shape[1], *t_THE.shape[1:])
+    sum_rows(t_THE.flatten(1), index_JS, out.flatten(1))
+    return out
 
 
 def _rows(documents: Documents) -> Rows:

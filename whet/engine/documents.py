@@ -28,14 +28,14 @@ class Rows(NamedTuple):
     """Where the T tokens stand among the S rows that attention looks at.
 
     Attributes:
-        tokens_S: the token of each row.
-        first_T: the first row of each token.
-        again: for the second rows of tokens, then the third ones, and so on: (tokens, rows), no token twice.
+        tokens_1S: the token of each row.
+        first_1S: the same, -1 for rows of tokens that have one before.
+        rows_JT: the rows of each token, the first one first; -1 where it has fewer than J.
     """
 
-    tokens_S: torch.Tensor
-    first_T: torch.Tensor
-    again: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    tokens_1S: torch.Tensor
+    first_1S: torch.Tensor
+    rows_JT: torch.Tensor
 
 
 class Part(NamedTuple):
@@ -84,7 +84,7 @@ class Documents:
     @property
     def tokens(self) -> int:
         """T."""
-        return sum(self.lengths) if self.rows is None else len(self.rows.first_T)
+        return sum(self.lengths) if self.rows is None else self.rows.rows_JT.shape[1]
 
     def cu_of(self, part: Part) -> torch.Tensor:
         """``cu`` of the part's documents by themselves, beginning at 0; made once."""
@@ -132,26 +132,27 @@ def spans_of(position_ids_BT: torch.Tensor) -> tuple[tuple[int, ...], tuple[int,
 
 
 def _rows(lengths: Sequence[int], shared: Sequence[int], device: torch.device | str) -> Rows:
-    rows: list[torch.Tensor] = []  # of each document the tokens
+    for length, common, before in zip(lengths, shared, (0, *lengths), strict=False):
+        if not 0 <= common < length or common > before:
+            raise ValueError(f"a document of {length} tokens shares {common} with the one before it, of {before}")
+    total = sum(lengths) - sum(shared)
+    documents: list[torch.Tensor] = []  # tokens of each
     firsts: list[torch.Tensor] = []
-    again: list[list[tuple[torch.Tensor, torch.Tensor]]] = []
+    places: list[torch.Tensor] = []  # rows of each token: the first, the second, ...
     token = row = depth = 0
     for length, common in zip(lengths, shared, strict=True):
-        if not 0 <= common < length or (common and (not rows or common > len(rows[-1]))):
-            raise ValueError(f"a document of {length} tokens shares {common} with the one before it")
-        before = rows[-1][:common] if common else torch.empty(0, dtype=torch.int64)
-        rows.append(torch.cat([before, torch.arange(token, token + length - common)]))
-        firsts.append(torch.arange(row + common, row + length))
+        before = documents[-1][:common] if common else torch.empty(0, dtype=torch.int64)
+        own = torch.arange(token, token + length - common)
+        documents.append(torch.cat([before, own]))
+        firsts += [torch.full_like(before, -1), own]
         depth = depth + 1 if common else 0
-        if common:
-            again += [[]] * (depth > len(again))
-            again[depth - 1] = [*again[depth - 1], (before, torch.arange(row, row + common))]
+        while len(places) <= depth:
+            places.append(torch.full((total,), -1))
+        places[depth][before] = torch.arange(row, row + common)
+        places[0][own] = torch.arange(row + common, row + length)
         token, row = token + length - common, row + length
-    pairs = [tuple(torch.cat(parts) for parts in zip(*found, strict=True)) for found in again]
-    moved = [tuple(_moved(t, device) for t in pair) for pair in pairs]
-    return Rows(
-        _moved(torch.cat(rows), device), _moved(torch.cat(firsts), device), tuple((one, two) for one, two in moved)
-    )
+    found = (torch.cat(documents)[None], torch.cat(firsts)[None], torch.stack(places))
+    return Rows(*(_moved(t, device) for t in found))
 
 
 def _moved(t: torch.Tensor, device: torch.device | str) -> torch.Tensor:

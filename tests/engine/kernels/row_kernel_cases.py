@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from kernel_tensors import around, error, filled, rotary, view
 
+from whet.engine.kernels import copy as copy_rows
 from whet.engine.kernels import copy_triton, glu, glu_triton, norm, norm_triton, rope, rope_triton
 
 EPS = 1e-5
@@ -106,6 +107,19 @@ def copy(rows: int, width: int, target: torch.dtype, dtype: torch.dtype, device:
     return Case(plain, copy_triton.copy, [filled((rows, width), dtype, 6, device)], run)
 
 
+def rows_summed(rows: int, width: int, times: int, dtype: torch.dtype, device: str) -> Case:
+    """Rows of a source, some of them not there, once or added up."""
+
+    def run(function: Callable[..., None], source: torch.Tensor) -> Tensors:
+        index = torch.randint(-rows // 2, rows, (times, rows + 5), generator=torch.Generator().manual_seed(rows))
+        index[0, 0], index[-1, -1] = -1, rows - 1
+        out = view((rows + 5, width), source.dtype, str(source.device))
+        function(source, index.to(source.device), out)
+        return {"rows": out}
+
+    return Case(copy_rows._sum_rows, copy_triton.sum_rows, [filled((rows, width), dtype, 7, device)], run)
+
+
 def cases(dtype: torch.dtype, device: str, large: bool) -> dict[str, Case]:
     """Sizes are no multiples of a tile; ``large`` ones are for a device."""
     norms = [(67, 1, 200), (5, 1, 2500), (23, 3, 40)]
@@ -134,6 +148,8 @@ def cases(dtype: torch.dtype, device: str, large: bool) -> dict[str, Case]:
     for rows, width in copies:
         for target in (torch.float32, torch.bfloat16):
             found[f"copy {rows} {width} {target}"] = copy(rows, width, target, dtype, device)
+        for times in (1, 2):
+            found[f"sum {rows} {width} {times}"] = rows_summed(rows, width, times, dtype, device)
     return found
 
 
