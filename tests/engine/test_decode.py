@@ -8,7 +8,7 @@ from families import FAMILIES, VOCAB, lora_model, plain_model
 
 from whet.engine.decode import Decoder
 from whet.engine.forward import Engine
-from whet.engine.generate import Options, generate, stream
+from whet.engine.generate import Options, generate, logits_after, stream
 from whet.engine.sampling import Sampling
 from whet.engine.spec import Unsupported
 from whet.errors import DataError, ModelError
@@ -158,6 +158,26 @@ def test_bad_requests_are_refused():
     with pytest.raises(ValueError, match="top_p"):
         Sampling(top_p=0.0)
     assert generate(decoder, [], Options(3)) == []
+
+
+def test_a_cache_that_is_full_grows(monkeypatch):
+    decoder = decoder_of(lora_model("llama", torch.float32))
+    prompts = prompts_of((60, 3))
+    wanted = generate(decoder, prompts, Options(150))
+    steps = logits_after(decoder, prompts[0], 150)
+    alone = [int(next(steps).argmax())]
+    for _ in range(149):
+        alone.append(int(steps.send(alone[-1]).argmax()))
+    monkeypatch.setattr("whet.engine.generate.ROOM", 4)
+    decoder.kept = None
+    assert generate(decoder, prompts, Options(150)) == wanted and wanted[0] == alone
+    steps = logits_after(decoder, prompts[0], 150)
+    again = [int(next(steps).argmax())]
+    for _ in range(149):
+        again.append(int(steps.send(again[-1]).argmax()))
+    assert again == alone
+    with pytest.raises(StopIteration):
+        steps.send(again[-1])
 
 
 def test_a_stream_may_be_left_and_two_run_side_by_side():

@@ -55,6 +55,12 @@ class Cache:
         count = self.chunks if used is None else -(-used // self.chunk)
         return k[:count], v[:count]
 
+    def copy_from(self, other: Cache) -> None:
+        """The keys and values of a smaller cache with as many slots."""
+        for mine, theirs in zip(self.layers, other.layers, strict=True):
+            for memory, old in zip(mine, theirs, strict=True):
+                memory[: len(old)] = old
+
     def keep(self, slots: torch.Tensor) -> None:
         """Only these slots, in this order, in new memory."""
         self.layers = [(k.index_select(1, slots), v.index_select(1, slots)) for k, v in self.layers]

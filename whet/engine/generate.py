@@ -8,7 +8,7 @@ docs/generate.md.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -22,6 +22,7 @@ from whet.errors import DataError, ModelError
 
 MOST_SLOTS = 64
 PREFILL_TOKENS = 8192  # of prompts that are read at once on a GPU; a CPU reads one by one
+ROOM = 2048  # new tokens that a cache has room for at first; it doubles when it is full
 LAG = 1  # steps that a GPU is ahead of the host
 
 
@@ -80,17 +81,38 @@ def stream(decoder: Decoder, prompts: Sequence[Sequence[int]], options: Options)
         DataError: an empty prompt, or nothing to generate.
         ModelError: keys and values of one sequence do not fit into the memory; see also ``Decoder.length_problem``.
     """
-    if options.max_new_tokens < 1:
-        raise DataError(f"max_new_tokens is {options.max_new_tokens}", "at least 1")
-    empty = next((number for number, prompt in enumerate(prompts) if not len(prompt)), None)
-    if empty is not None:
-        raise DataError(f"prompt {empty} is empty", "at least one token")
+    longest = _check(prompts, options.max_new_tokens, decoder)
     if not prompts:
         return
-    longest = max(map(len, prompts)) + options.max_new_tokens
-    if problem := decoder.length_problem(longest):
-        raise ModelError(f"{longest:,} tokens: {problem}", fix="use shorter prompts or model.generate of transformers")
     yield from _Run(decoder, prompts, options, longest).tokens()
+
+
+def logits_after(decoder: Decoder, prompt: Sequence[int], most: int) -> Generator[torch.Tensor, int, None]:
+    """For a caller that chooses the tokens of one sequence itself: ``next`` gives the logits after the prompt, ``send``
+    those after a token. At most ``most`` of them; each is (V,), float32, on the model's device.
+
+    Raises:
+        DataError, ModelError: as ``stream``.
+    """
+    prompt = list(prompt)  # the caller's may grow
+    _check([prompt], most, decoder)
+    steps, _ = _steps(decoder, 1, len(prompt) + min(most, ROOM), greedy=False)
+    with _plain_mode(decoder.device):
+        logits_V = decoder.prefill([prompt], [0], steps.cache)[0]
+    try:
+        for made in range(1, most + 1):
+            token = yield logits_V
+            if made == most:
+                return
+            with _plain_mode(decoder.device):
+                used = len(prompt) + made
+                if used > steps.cache.positions:
+                    steps = steps.grown(min(len(prompt) + most, 2 * used))
+                steps.begin(0, used - 1, token)
+                steps.run(used)
+                logits_V = steps.logits_SV[0].clone()
+    finally:
+        decoder.kept = steps
 
 
 class _Run:
@@ -99,6 +121,7 @@ class _Run:
     def __init__(self, decoder: Decoder, prompts: Sequence[Sequence[int]], options: Options, longest: int) -> None:
         self.decoder, self.prompts, self.options = decoder, prompts, options
         wanted = min(len(prompts), options.slots, MOST_SLOTS)
+        self.longest, longest = longest, min(longest, longest - options.max_new_tokens + ROOM)
         self.steps, wanted = _steps(decoder, wanted, longest, greedy=options.sampling.plain)
         slots = self.steps.cache.slots
         self.sampler = Sampler(options.sampling, slots, decoder.spec.vocab, decoder.device)
@@ -156,6 +179,8 @@ class _Run:
 
     def _step(self) -> None:
         used = 1 + max(len(self.prompts[number]) + self.launched[number] - 1 for number in self.running.values())
+        if used > self.steps.cache.positions:
+            self.steps = self.steps.grown(min(self.longest, 2 * used))
         self.steps.run(used)
         if not self.steps.greedy:
             self.steps.ids_S.copy_(self.sampler.choose(self.steps.logits_SV, range(len(self.steps.ids_S))))
@@ -206,6 +231,19 @@ class _Run:
         self.sampler.keep(kept)
         self.running = {new: self.running[old] for new, old in enumerate(used)}
         self.free = deque()
+
+
+def _check(prompts: Sequence[Sequence[int]], most: int, decoder: Decoder) -> int:
+    """Tokens of the longest sequence."""
+    if most < 1:
+        raise DataError(f"max_new_tokens is {most}", "at least 1")
+    empty = next((number for number, prompt in enumerate(prompts) if not len(prompt)), None)
+    if empty is not None:
+        raise DataError(f"prompt {empty} is empty", "at least one token")
+    longest = max(map(len, prompts), default=0) + most
+    if problem := decoder.length_problem(longest):
+        raise ModelError(f"{longest:,} tokens: {problem}", fix="use shorter prompts or model.generate of transformers")
+    return longest
 
 
 @contextmanager

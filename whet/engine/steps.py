@@ -29,7 +29,7 @@ class Steps:
 
     Attributes:
         ids_S: the newest token of each slot, which the next step reads.
-        positions_S: where it stands. Slots without a sequence count on too, inside the cache.
+        positions_S: where it stands. Slots without a sequence count on too.
         logits_SV: of the last step, float32.
     """
 
@@ -50,8 +50,8 @@ class Steps:
         room = self.cache.slots == slots and positions <= self.cache.positions
         return room and greedy == self.greedy and self.decoder.pointers() == self._pointers
 
-    def begin(self, slot: int, position: int, token: torch.Tensor) -> None:
-        """A slot goes on with a token (no dimension) at a position."""
+    def begin(self, slot: int, position: int, token: torch.Tensor | int) -> None:
+        """A slot goes on with a token (a number, or a tensor of no dimension) at a position."""
         self.ids_S[slot] = token
         self.positions_S[slot] = position
 
@@ -68,6 +68,18 @@ class Steps:
             self._graph = self._captured()
         self._graph.replay()
 
+    def grown(self, positions: int) -> Steps:
+        """The same sequences with room for more tokens; this state is of no more use.
+
+        Raises:
+            ModelError: the memory has no room for both caches at once.
+        """
+        larger = Steps(self.decoder, self.cache.slots, positions, greedy=self.greedy)
+        larger.cache.copy_from(self.cache)
+        larger.ids_S.copy_(self.ids_S)
+        larger.positions_S.copy_(self.positions_S)
+        return larger
+
     def keep(self, slots: list[int]) -> None:
         """Only these slots, in this order (on a CPU)."""
         rows = torch.tensor(slots, device=self.decoder.device)
@@ -75,10 +87,11 @@ class Steps:
         self.ids_S, self.positions_S = self.ids_S[rows], self.positions_S[rows]
 
     def _step(self, used: int | None) -> None:
+        self.positions_S.clamp_(max=self.cache.positions - 1)  # slots without a sequence
         self.logits_SV = self.decoder.step(self.ids_S, self.positions_S, self.cache, used)
         if self.greedy:
             self.ids_S.copy_(self.logits_SV.argmax(-1))
-        self.positions_S.add_(1).clamp_(max=self.cache.positions - 1)
+        self.positions_S.add_(1)
 
     def _captured(self) -> torch.cuda.CUDAGraph:
         """The step as a graph. It is run before, to compile kernels: what that writes into the cache is written again

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 
-from whet.evaluate.generate import evaluating
+from whet.engine.attached import decoder_of
+from whet.engine.decode import Decoder
+from whet.engine.generate import logits_after
+from whet.engine.spec import Unsupported
+from whet.evaluate.generate import evaluating, say_once
 from whet.serve.sampling import PENALTY_TOKENS, Sampling
 
 
@@ -32,19 +36,38 @@ def drawn_tokens(model: Any, prompt: Sequence[int], max_tokens: int, sampling: S
     Args:
         prompt: token ids, at least one.
     """
-    device = model.get_input_embeddings().weight.device
     chance = torch.Generator().manual_seed(secrets.randbits(62) if sampling.seed is None else sampling.seed % 2**63)
-    cache, ids = DynamicCache(), list(prompt)
-    step_1T = torch.tensor([ids], device=device)
+    ids = list(prompt)
     with evaluating(model):
-        for _ in range(max_tokens):
-            with torch.inference_mode():
-                logits_1TV = model(input_ids=step_1T, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
-                logits_V = logits_1TV[0, -1].float().cpu()
-                token = _draw(logits_V, ids, sampling, chance)
+        steps = _steps(model, prompt, max_tokens)
+        logits_V = next(steps)
+        for made in range(1, max_tokens + 1):
+            logits_V = logits_V.float().cpu()
+            token = _draw(logits_V, ids, sampling, chance)
             yield Drawn(token, torch.log_softmax(logits_V, dim=-1))
             ids.append(token)
-            step_1T = torch.tensor([[token]], device=device)
+            if made < max_tokens:
+                logits_V = steps.send(token)
+
+
+def _steps(model: Any, prompt: Sequence[int], most: int) -> Generator[torch.Tensor, int, None]:
+    """The logits after the prompt, then after each token that is sent: by whet's decoder where it takes the model."""
+    decoder = decoder_of(model)
+    problem = decoder.reason if isinstance(decoder, Unsupported) else decoder.length_problem(len(prompt) + most)
+    if isinstance(decoder, Decoder) and not problem:
+        return logits_after(decoder, prompt, most)
+    say_once(f"answers are made by transformers, not by whet's decoder: {problem}")
+    return _own_steps(model, prompt)
+
+
+def _own_steps(model: Any, prompt: Sequence[int]) -> Generator[torch.Tensor, int, None]:
+    device = model.get_input_embeddings().weight.device
+    cache, step = DynamicCache(), list(prompt)
+    while True:
+        with torch.inference_mode():
+            step_1T = torch.tensor([step], device=device)
+            logits_1TV = model(input_ids=step_1T, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+        step = [(yield logits_1TV[0, -1])]
 
 
 def _draw(logits_V: torch.Tensor, before: Sequence[int], sampling: Sampling, chance: torch.Generator) -> int:
