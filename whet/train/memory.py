@@ -12,9 +12,11 @@ from whet.config.sizes import format_size
 from whet.console import notice
 from whet.engine.plan import Goal
 from whet.errors import TrainingError
-from whet.models.recompute import recompute
+from whet.models.recompute import keep_as_many, recompute
 from whet.train.batches import Batches
 from whet.train.memory_plan import Planner, probe_peak
+
+ROOM = 0.93  # of the budget, where layers fill it: the allocator has gaps, and later nothing can be lowered
 
 
 class Memory:
@@ -53,13 +55,29 @@ class Memory:
             moments = 8 * shape.layers * shape.layer_adapters if not_yet else 0
             self.planner.settle(partial(probe_peak, probe, device), moments)
         elif self.goal == "fastest":
-            peak = probe_peak(probe, device)
             trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-            coming = moment * trained if not_yet else 0
-            if peak is None or peak + coming > self.budget:
-                taken = f"takes {format_size(peak + coming)}" if peak else "does not fit"
-                notice(f"memory: without gradient checkpointing the largest micro-batch {taken}; it is used")
-                recompute(self.model)
+            self._recompute_if_needed(partial(probe_peak, probe, device), moment * trained if not_yet else 0)
+
+    def _recompute_if_needed(self, measure: Callable[[], int | None], coming: int) -> None:
+        """Gradient checkpointing of the model's own forward, of as few layers as memory allows.
+
+        Args:
+            measure: bytes at the highest point of the largest micro-batch; None: it does not fit.
+            coming: bytes that the optimizer will take at its first step.
+        """
+        peak = measure()
+        if peak is not None and peak + coming <= self.budget:
+            return
+
+        def fits() -> bool:
+            taken = measure()
+            return taken is not None and taken + coming <= ROOM * self.budget
+
+        recompute(self.model)
+        kept, layers = keep_as_many(self.model, fits)
+        taken = f"takes {format_size(peak + coming)}" if peak else "does not fit"
+        which = f"for {layers - kept} of {layers} layers" if kept else "for all layers"
+        notice(f"memory: without gradient checkpointing the largest micro-batch {taken}; it is used {which}")
 
     def facts(self) -> dict[str, Any]:
         """For the manifest: what layers kept, and bytes of a GPU at the highest point."""
