@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from whet.config import load_config
 from whet.console import notice, say
-from whet.errors import ExportError, WhetError
+from whet.errors import ExportError
 from whet.runtime import quick_imports
 
 if TYPE_CHECKING:
@@ -67,10 +67,6 @@ def plan(
     settings = load_config(config, overrides)
     for remark in settings.remarks:
         say(*remark)
-    if settings.rl is not None:
-        raise WhetError(
-            "whet plan counts supervised fine-tuning only", "a config without rl", "whet train plans memory"
-        )
     with quick_imports():
         from whet.train.plan import plan_run
 

@@ -96,6 +96,16 @@ class AnswerDataset(Dataset[Item]):
             item["reference"] = torch.cat([self.reference[number] for number in layout.documents])
         return item
 
+    def part(self, examples: Sequence[int] | np.ndarray) -> AnswerDataset:
+        """These examples, with their reference where it is there."""
+        found = AnswerDataset(self.rows.take(examples))
+        found.share = self.share
+        if self.reference is not None:
+            bins = [self.bins[int(example)] for example in examples]
+            others = self.reference[len(self.prepared) :]  # other prompts' answers stay as they are
+            found.reference = [*(self.reference[number] for group in bins for number in group), *others]
+        return found
+
     @property
     def spared(self) -> np.ndarray:
         """For each item the tokens that need not be computed a second time, int64."""

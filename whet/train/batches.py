@@ -53,12 +53,13 @@ def count_batches(
     starts = np.arange(0, len(sizes), micro)
     widths = np.maximum.reduceat(sizes[drawn], starts)
     counts = np.diff([*starts, len(sizes)])
-    padding = np.repeat(widths, counts) - sizes[drawn]
+    flat = not isinstance(dataset, PackedDataset | PaddedDataset)  # answers stand in one row, one after the other
+    padding = np.zeros_like(sizes) if flat else np.repeat(widths, counts) - sizes[drawn]
     # Packed, padding is a document of its own; else it runs on with its row.
     pairs = float(squares.sum() + (padding**2).sum()) if packed else float((counts * widths**2).sum())
-    padded = float((counts * widths).sum())
+    padded = float(sizes.sum() if flat else (counts * widths).sum())
     count = len(starts)
-    widest = int(sizes.max()) * min(micro, len(sizes))
+    widest = int(np.sort(sizes)[-micro:].sum()) if flat else int(sizes.max()) * min(micro, len(sizes))
     most = min(widest, int(np.sort(labelled)[-micro:].sum()))
     times = min(accumulation, count)
     seen = padded + float((whole - sizes).sum())

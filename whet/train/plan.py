@@ -13,10 +13,11 @@ from whet import runtime
 from whet.config import RunConfig
 from whet.config.sizes import format_size, parse_size
 from whet.console import format_seconds, table
+from whet.data.answer_loader import AnswerDataset
 from whet.data.loader import PackedDataset, PaddedDataset
 from whet.data.run_rows import Rows, prepare_rows
 from whet.engine.memory import Work
-from whet.engine.plan import Goal, Plan, choose, policy_for
+from whet.engine.plan import Alternative, Goal, Plan, choose, policy_for
 from whet.engine.rates import H200, CardRates, card_of, measure
 from whet.engine.shape import Shape, Storage, shape_of_config
 from whet.engine.weights import PAD
@@ -27,6 +28,8 @@ from whet.train.batches import count_batches
 from whet.train.fallback import weights_asked
 from whet.train.full_plan import FullPlan, plan_full
 from whet.train.memory_plan import SPARE, memory_budget
+from whet.train.preference.plan import Pairs, forward_seconds, pairs_of
+from whet.train.preference.reward import RewardDataset
 
 GOALS = {"fastest": "fastest that fits", "smallest": "least memory"}
 GOALS |= {"full": "all layers full", "mlp": "all layers mlp", "none": "all layers none"}
@@ -49,12 +52,14 @@ class Steps:
         count: of the whole run.
         largest, typical: the largest and the mean micro-batch.
         fill: real tokens / tokens with padding.
+        micro_batches: of one pass over the rows.
     """
 
     count: int
     largest: Work
     typical: Work
     fill: float
+    micro_batches: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,9 @@ class RunPlan:
         plan: None where the engine does not run this model; ``reason`` then says why.
         others: plans with the other storage of the weights, by name.
         full: of a full fine-tune, in place of ``plan``; its time is not predicted.
+        pairs: of preference training.
+        extra_seconds: that an optimizer step spends on a reference.
+        ahead_seconds: of a reference pass before the first step.
         notes: what the figures do not hold for.
     """
 
@@ -78,11 +86,17 @@ class RunPlan:
     reason: str = ""
     notes: tuple[str, ...] = ()
     full: FullPlan | None = None
+    pairs: Pairs | None = None
+    extra_seconds: float = 0.0
+    ahead_seconds: float = 0.0
 
     @property
     def seconds(self) -> float | None:
         """Of the whole run; None without a plan."""
-        return None if self.plan is None else self.steps.count * self.plan.step_seconds
+        return None if self.plan is None else self._seconds(self.plan)
+
+    def _seconds(self, choice: Plan | Alternative) -> float:
+        return self.steps.count * (choice.step_seconds + self.extra_seconds) + self.ahead_seconds
 
     def print(self) -> None:
         """Show it on stdout."""
@@ -118,7 +132,8 @@ class RunPlan:
             "memory to use": format_size(self.device.budget),
             "rows": f"{len(self.rows.train):,}, {stats.tokens:,} tokens, {stats.trained_tokens:,} of them trained",
         }
-        dropped = {**self.rows.left_out, **stats.dropped}
+        facts |= self.pairs.facts if self.pairs is not None else {}
+        dropped = {**self.rows.left_out, **({} if self.pairs is not None else stats.dropped)}
         facts["rows left out"] = "; ".join(f"{count:,}: {why}" for why, count in dropped.items()) or "none"
         if stats.truncated:
             facts["rows cut"] = f"{stats.truncated:,}"
@@ -130,8 +145,8 @@ class RunPlan:
             return facts | {"plan": f"none: {self.reason}"}
         facts["layers keep"] = f"{self.plan} ({GOALS[self.goal]})"
         facts["peak memory"] = f"{format_size(self.plan.peak_bytes)}, {format_size(self.plan.reserved_bytes)} reserved"
-        facts["tokens/s"] = f"{self._real(self.plan.tokens_per_second):,.0f}"
-        facts["time"] = format_seconds(self.steps.count * self.plan.step_seconds)
+        facts["tokens/s"] = f"{self._speed(self.plan):,.0f}"
+        facts["time"] = format_seconds(self._seconds(self.plan))
         return facts
 
     def _choices(self) -> list[list[str]]:
@@ -146,13 +161,15 @@ class RunPlan:
         return [
             name,
             format_size(choice.reserved_bytes),
-            f"{self._real(choice.tokens_per_second):,.0f}",
-            format_seconds(self.steps.count * choice.step_seconds),
+            f"{self._speed(choice):,.0f}",
+            format_seconds(self._seconds(choice)),
             "yes" if choice.fits else "no",
         ]
 
-    def _real(self, tokens_per_second: float) -> float:
-        return tokens_per_second * self.steps.fill
+    def _speed(self, choice: Plan | Alternative) -> float:
+        """Real tokens a second."""
+        trained = choice.step_seconds / (choice.step_seconds + self.extra_seconds)
+        return choice.tokens_per_second * trained * self.steps.fill
 
 
 def plan_run(config: RunConfig, max_memory: str | None = None, gpu: str | None = None) -> RunPlan:
@@ -168,19 +185,20 @@ def plan_run(config: RunConfig, max_memory: str | None = None, gpu: str | None =
     device = _device(gpu, max_memory or config.max_memory, _weights(config))
     tokenizer = tokenizer_for(config)
     limit = longest_row(config)
-    rows = prepare_rows(config, tokenizer, limit)
-    steps = count_steps(config, rows, limit)
+    pairs = pairs_of(config, tokenizer, limit) if config.rl or config.reward_model else None
+    rows = pairs.rows if pairs is not None else prepare_rows(config, tokenizer, limit)
+    steps = count_steps(config, rows, limit, pairs.dataset if pairs is not None else None)
     model = config_of(base_name(config), revision=config.revision_of_model)
     goal = policy_for(config.gradient_checkpointing)
     storage = _storage(config, model, device)
     shape = _shape(config, model, device, storage)
     notes = tuple(_notes(config, device))
     if isinstance(shape, str):
-        return RunPlan(config, device, rows, steps, None, goal, {}, shape, notes)
+        return RunPlan(config, device, rows, steps, None, goal, {}, shape, notes, pairs=pairs)
     if config.adapter is None:
         reserved, on_gpu = device.card.reserved, device.kind == "cuda"
         full = plan_full(shape, steps.largest, config.optimizer, goal, device.budget, reserved, on_gpu)
-        return RunPlan(config, device, rows, steps, None, goal, {}, "", notes, full)
+        return RunPlan(config, device, rows, steps, None, goal, {}, "", notes, full, pairs)
 
     def planned(shape: Shape, goal: Goal) -> Plan:
         return choose(shape, steps.largest, device.budget, device.card, goal, steps.typical)
@@ -190,21 +208,34 @@ def plan_run(config: RunConfig, max_memory: str | None = None, gpu: str | None =
         other: Storage = "dense" if storage == "nf4" else "nf4"
         for name in ("fastest", "smallest"):
             others[f"{GOALS[name]}, {STORAGES[other]}"] = planned(replace(shape, storage=other), policy_for(name))
-    return RunPlan(config, device, rows, steps, planned(shape, goal), goal, others, "", notes)
+    found = RunPlan(config, device, rows, steps, planned(shape, goal), goal, others, "", notes, pairs=pairs)
+    return found if pairs is None else _with_reference(found, pairs, shape)
 
 
-def count_steps(config: RunConfig, rows: Rows, limit: int) -> Steps:
+def _with_reference(found: RunPlan, pairs: Pairs, shape: Shape) -> RunPlan:
+    """The time of the passes without gradients."""
+    once = forward_seconds(shape, found.steps.typical, found.device.card)
+    epoch = math.ceil(found.steps.micro_batches / found.config.gradient_accumulation_steps)
+    return replace(found, extra_seconds=pairs.passes * once, ahead_seconds=epoch * once if pairs.ahead else 0.0)
+
+
+def count_steps(
+    config: RunConfig, rows: Rows, limit: int, dataset: AnswerDataset | RewardDataset | None = None
+) -> Steps:
     """Steps and micro-batches of a run, as training makes them of these rows.
 
     Args:
         limit: tokens of the longest row.
+        dataset: of preference training, which packs in its own way.
     """
-    dataset = PackedDataset(rows.train, limit) if config.sample_packing else PaddedDataset(rows.train)
+    items: Any = dataset
+    if items is None:
+        items = PackedDataset(rows.train, limit) if config.sample_packing else PaddedDataset(rows.train)
     accumulation = config.gradient_accumulation_steps
-    found = count_batches(dataset, config.micro_batch_size, accumulation, config.seed)
+    found = count_batches(items, config.micro_batch_size, accumulation, config.seed)
     per_epoch = math.ceil(found.number / accumulation)
     steps = config.max_steps or math.ceil(per_epoch * config.num_epochs)
-    return Steps(steps, found.largest, found.typical, found.fill)
+    return Steps(steps, found.largest, found.typical, found.fill, found.number)
 
 
 def _weights(config: RunConfig) -> torch.dtype:

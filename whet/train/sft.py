@@ -71,6 +71,7 @@ class Job(NamedTuple):
         trainer: of config, run folder, model, tokenizer, rows and the longest row.
         prepared: the training rows as tokens, for the manifest.
         scores: the model scores texts, and writes none.
+        after: looks at the trained model, once it is saved; of trainer and rows. Its figures go to the manifest.
     """
 
     rows: Callable[[RunConfig, Any, int], Any]
@@ -78,6 +79,7 @@ class Job(NamedTuple):
     trainer: Callable[[RunConfig, Path, Any, Any, Any, int], WhetTrainer]
     prepared: Callable[[Any], Prepared]
     scores: bool = False
+    after: Callable[[WhetTrainer, Any], dict[str, float]] | None = None
 
 
 def run_sft(config: RunConfig, resume: bool = False) -> RunResult:
@@ -126,6 +128,7 @@ def run_job(config: RunConfig, resume: bool, job: Job) -> RunResult:
         set_aside(run / "checkpoints")
     result = _train(trainer, config, run, checkpoint)
     _save(run, trainer.model, tokenizer, adapter=config.adapter is not None)
+    own = job.after(trainer, rows) if job.after is not None and not result.interrupted else {}
     write_manifest(
         run / "manifest.json",
         job.prepared(rows),
@@ -139,6 +142,7 @@ def run_job(config: RunConfig, resume: bool, job: Job) -> RunResult:
         train_tokens_per_second=round(result.tokens_per_second, 1),
         train_loss=result.loss,
         forward=trainer.forward,
+        **({"trained_rows": own} if own else {}),
         memory=trainer.memory.facts() if trainer.memory is not None else {},
     )
     return result

@@ -72,8 +72,12 @@ class RewardDataset(Dataset[Batch]):
     """
 
     def __init__(self, rows: AnswerRows, pad_id: int) -> None:
-        self.prepared, self.pad_id = rows.prepared, pad_id
+        self.rows, self.prepared, self.pad_id = rows, rows.prepared, pad_id
         self.bins = [[2 * pair, 2 * pair + 1] for pair in range(len(rows))]
+
+    def part(self, examples: Sequence[int] | np.ndarray) -> RewardDataset:
+        """These pairs."""
+        return RewardDataset(self.rows.take(examples), self.pad_id)
 
     def __len__(self) -> int:
         return len(self.bins)

@@ -13,7 +13,7 @@ from whet.models.scores import widen_head
 from whet.train.arguments import training_arguments
 from whet.train.memory_plan import Wish
 from whet.train.preference.reward import CollateRewards, Reward, RewardDataset, RewardObjective
-from whet.train.preference.run import PreferenceRows, metrics_lines, preference_rows, report
+from whet.train.preference.run import PreferenceRows, look_back, metrics_lines, preference_rows, report
 from whet.train.sft import Job, RunResult, run_job
 from whet.train.trainer import WhetTrainer
 
@@ -24,7 +24,7 @@ def run_reward(config: RunConfig, resume: bool = False) -> RunResult:
     Raises:
         WhetError: bad rows, model, or output folder; nothing half-written is left.
     """
-    job = Job(preference_rows, report, reward_trainer, lambda rows: rows.train.prepared, scores=True)
+    job = Job(preference_rows, report, reward_trainer, lambda rows: rows.train.prepared, True, look_back)
     result = run_job(config, resume, job)
     held = [line for line in metrics_lines(result.folder) if "eval_rewards/accuracies" in line]
     if len(held) > 1:

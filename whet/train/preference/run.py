@@ -33,6 +33,7 @@ from whet.train.trainer import WhetTrainer
 
 FEW = 500  # examples below which preferences are mostly learned by heart
 CUT_SHARE = 0.05  # of examples too long, from which that is a warning
+LOOKED_AT = 200  # trained examples that are looked at after the run
 NEAR_ZERO = 0.02  # mean loss of a log-sigmoid at the end of a run: nothing is left to learn from these pairs
 
 
@@ -61,6 +62,25 @@ def run_preference(config: RunConfig, resume: bool = False) -> RunResult:
         )
     _compare(result.folder)
     return result
+
+
+def look_back(trainer: WhetTrainer, rows: PreferenceRows) -> dict[str, float]:
+    """What the trained model makes of its own rows (a drawn part of many), and a word about it.
+
+    During the run each figure is of the model as it was at that step, and of rows that it meets for the first time.
+    """
+    dataset: Any = trainer.train_dataset
+    count = min(LOOKED_AT, len(rows.train))
+    chosen = np.sort(np.random.default_rng(0).permutation(len(rows.train))[:count])
+    found = trainer.evaluate(dataset.part(chosen), metric_key_prefix="trained")
+    right, margin = 100 * found.get("trained_rewards/accuracies", 0.0), found["trained_rewards/margins"]
+    of = f"{count:,} of its own" if count < len(rows.train) else "its own"
+    what = "pairs" if rows.train.size == 2 else "answers"
+    notice(f"trained rows: {of} {what} are told apart in {right:.0f}%, with a margin of {margin:.3f}")
+    if margin <= 0:
+        text = "the model does not prefer the chosen answers of the rows that it was trained on"
+        warn(f"{text}: look at the loss; a higher learning_rate, more epochs or more rows may help", key="not learned")
+    return found
 
 
 def metrics_lines(run: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,59 @@
+"""``whet plan`` for preference training: rows and steps as training makes them, and what the reference costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests_pairs import pair
+
+from whet import api
+from whet.data.answer_loader import AnswerDataset, CollateAnswers
+from whet.train.batches import count_batches
+from whet.train.preference.rows import pair_rows
+
+
+@pytest.fixture
+def config(tmp_path: Path, write_config: Callable[..., Path]) -> Path:
+    lines = [{"prompt": r.prompt, "chosen": r.chosen, "rejected": r.rejected} for r in map(pair, range(14))]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    keys: dict[str, Any] = {"datasets": [{"path": str(tmp_path / "pairs.jsonl")}], "max_steps": None, "val_set_size": 2}
+    return write_config(tmp_path, **keys, micro_batch_size=3, gradient_accumulation_steps=2, num_epochs=2)
+
+
+@pytest.mark.parametrize("more", [["rl=dpo"], ["rl=kto"], ["reward_model=true"], ["rl=dpo", "adapter="]])
+def test_steps_are_those_of_training(config: Path, more: list[str]) -> None:
+    plan = api.plan(config, overrides=more)
+    run = api.train(config, overrides=more)
+    assert plan.steps.count == json.loads((run / "manifest.json").read_text())["steps"]
+    plan.check()
+
+
+def test_the_reference_costs_time_and_no_memory(config: Path) -> None:
+    without, each, ahead = (
+        api.plan(config, overrides=more)
+        for more in (["rl=orpo"], ["rl=dpo"], ["rl=dpo", "precompute_ref_log_probs=true", "num_epochs=5"])
+    )
+    assert without.extra_seconds == 0 and each.extra_seconds > 0 and ahead.extra_seconds == 0 < ahead.ahead_seconds
+    assert without.plan is not None and each.plan is not None
+    assert without.plan.peak_bytes == each.plan.peak_bytes
+    assert each.seconds == pytest.approx(each.steps.count * (each.plan.step_seconds + each.extra_seconds))
+
+
+def test_what_is_shown(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    api.plan(config, overrides=["rl=dpo", "adapter=", "optimizer=adamw_torch"]).print()
+    said = capsys.readouterr().out
+    for words in ("12 pairs", "a chosen and a rejected", "one pass before the first step", "moments", "shared prompts"):
+        assert words in said
+    api.plan(config, overrides=["reward_model=true"]).print()
+    assert "a reward model has no reference" in capsys.readouterr().out
+
+
+def test_micro_batches_are_one_row(tokenizer: Any) -> None:
+    dataset = AnswerDataset(pair_rows(tokenizer, [pair(n) for n in range(7)], 128))
+    counted = count_batches(dataset, 3, 1, 0)
+    batch = CollateAnswers(3, flat=True)([dataset[item] for item in counted.widest])
+    assert batch["input_ids"].numel() == counted.largest.tokens and counted.fill == 1
