@@ -31,10 +31,11 @@ from typing import Any, NamedTuple
 from engine_h200 import environment, gpu_state, unpack
 
 HERE = Path(__file__).resolve().parent
-SHORT, LONG = "b1a4s2048n8w3", "b1a4s8192n4w1"
+SHORT, LONG = "b1a4s2048n7w2", "b1a4s8192n4w1"
 SETTINGS = {"qwen3b": f"{SHORT}+{LONG}", "tiny": "b1a4s64n4w1+b1a4s128n3w1"}
 SHORTEST, LONGEST = 40, 120  # seconds of a task: with less time left none is started, with more it is stopped
 SPEED_BAR, MEMORY_BAR = 1.8, 0.6
+SHOWN = ("task", "variant", "pairs_s", "peak_alloc_gib", "peak_reserved_gib")
 
 
 class Task(NamedTuple):
@@ -43,26 +44,23 @@ class Task(NamedTuple):
     name: str
     who: str
     kind: str
+    variants: str
     more: tuple[str, ...] = ()
     settings: str | None = None
 
 
-TASKS = (
-    Task("whet-lora", "whet", "lora"),
-    Task("trl-lora", "trl", "lora"),
-    Task("whet-full", "whet", "full"),
-    Task("trl-full", "trl", "full"),
-    Task("trl-lora-liger", "trl", "lora", ("--liger",)),
-    Task("whet-lora-smallest", "whet", "lora", ("--goal", "smallest")),
-    Task("trl-full-liger", "trl", "full", ("--liger",)),
-    Task("vocab", "whet", "lora", ("--vocab", "37984+75968+151936", "--goal", "full"), "b1a1s2048n2w1+b1a1s8192n2w1"),
-    Task("trl-lora-keep", "trl", "lora", ("--keep", "--liger")),
-    Task("trl-full-keep", "trl", "full", ("--keep", "--liger"), SHORT),
-    Task("whet-lora-again", "whet", "lora"),
+TASKS = (  # the most important first
+    Task("whet-lora", "whet", "lora", "fastest+smallest"),
+    Task("trl-lora", "trl", "lora", "plain+liger"),
+    Task("whet-full", "whet", "full", "fastest"),
+    Task("trl-full", "trl", "full", "plain+liger"),
+    Task("vocab", "whet", "lora", "full", ("--vocab", "37984+75968+151936"), "b1a1s2048n2w1+b1a1s8192n2w1"),
+    Task("trl-lora-keep", "trl", "lora", "keep"),
+    Task("trl-full-keep", "trl", "full", "keep", (), SHORT),
+    Task("whet-lora-again", "whet", "lora", "fastest"),
+    Task("trl-lora-again", "trl", "lora", "liger"),
 )
-TINY = tuple(  # no Liger on a CPU
-    task._replace(settings=None, more=tuple(word for word in task.more if word != "--liger")) for task in TASKS
-)
+TINY = tuple(task._replace(settings=None, variants=task.variants.replace("+liger", "")) for task in TASKS)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -91,8 +89,8 @@ def run_task(task: Task, options: argparse.Namespace, seconds: int) -> None:
     result.unlink(missing_ok=True)
     settings = task.settings or SETTINGS[options.shape]
     command = [sys.executable, str(HERE / "preference_speed_run.py"), "--who", task.who, "--kind", task.kind]
-    command += ["--settings", settings, "--shape", options.shape, "--out", str(result), *task.more]
-    command += ["--budget", str(seconds - 12)]
+    command += ["--settings", settings, "--shape", options.shape, "--variants", task.variants, *task.more]
+    command += ["--out", str(result), "--budget", str(seconds - 12)]
     with (options.out / "log.txt").open("a") as log:
         log.write(f"##### {task.name}\n")
         log.flush()
@@ -132,10 +130,9 @@ def summary(lines: list[dict[str, Any]]) -> dict[str, Any]:
             fastest = max(theirs, key=lambda line: line["pairs_s"])
             leanest = min(theirs, key=lambda line: line["peak_alloc_gib"])
             found[f"{kind}, {tokens} tokens"] = {
-                "trl_best": {"task": fastest["task"], "pairs_s": fastest["pairs_s"]},
-                "trl_least_memory": {name: leanest[name] for name in ("task", "peak_alloc_gib", "peak_reserved_gib")},
-                "trl_of_the_best": {name: fastest[name] for name in ("peak_alloc_gib", "peak_reserved_gib")},
-                **{line["task"]: beside(line, fastest, leanest) for line in ours},
+                "trl_fastest": {name: fastest[name] for name in SHOWN},
+                "trl_least_memory": {name: leanest[name] for name in SHOWN},
+                **{f"{line['task']}, {line['variant']}": beside(line, fastest, leanest) for line in ours},
             }
     return found
 
@@ -166,7 +163,7 @@ def write_summary(raw: list[Path]) -> None:
     lines = [json.loads(text) for path in raw for text in path.read_text().splitlines()]
     found = {"summary": summary(lines), "beyond_the_model_gib": vocabularies(lines)}
     print(json.dumps(found, indent=1))
-    if {line["shape"] for line in lines} == {"qwen3b"}:
+    if found["summary"] and {line["shape"] for line in lines} == {"qwen3b"}:
         what = (__doc__ or "").splitlines()[0]
         bars = {"times_pairs_s": SPEED_BAR, "lora_of_its_peak": MEMORY_BAR}
         path = record("preference_speed", what=what, bars=bars, **found, runs=lines)

@@ -1,6 +1,7 @@
 """One trainer's part of ``preference_speed.py``: a process that trains DPO pairs in several settings.
 
-    python benchmarks/preference_speed_run.py --who whet|trl --kind lora|full --settings b1a4s2048n8w3+... --out FILE
+    python benchmarks/preference_speed_run.py --who whet|trl --kind lora|full --settings b1a4s2048n8w3+...
+        --variants fastest+smallest --out FILE
 
 A setting ``b1a4s2048n8w3``: 1 pair a batch, 4 batches a step, rows of 2,048 tokens, 8 steps of which 3 are warm-up. Of
 a row's tokens half are the prompt and a quarter each answer: TRL, which runs the prompt with both answers, computes 1.5
@@ -9,6 +10,9 @@ times as many. The tokens are random, the same for every trainer, and all rows a
 The time of a step is taken between the ends of optimizer steps, with the GPU idle. In full fine-tuning whet computes
 the reference ahead, once for each pair; its time for a step's pairs is added to the step, as TRL computes it in the
 step.
+
+Variants: of whet a goal of its memory plan (fastest, smallest, full, ...); of TRL ``plain``, ``liger`` (its
+``use_liger_kernel``) and ``keep`` (with Liger, without gradient checkpointing).
 """
 
 from __future__ import annotations
@@ -137,9 +141,9 @@ def whet_trainer(setting: Setting, options: argparse.Namespace, watch: Stopwatch
 
         seconds = 0.0
 
-        def prepare(self, forward: Any, dataset: Any, load: Any) -> None:
+        def prepare(self, *arguments: Any) -> None:
             began = now()
-            super().prepare(forward, dataset, load)
+            super().prepare(*arguments)
             self.seconds += now() - began
 
     model = model_of(options)
@@ -152,7 +156,7 @@ def whet_trainer(setting: Setting, options: argparse.Namespace, watch: Stopwatch
     ]
     rows = AnswerRows(prepare(documents, setting.tokens), 2)
     collate = CollateAnswers(0)
-    wish = Wish(options.goal or None, parse_size(options.max_memory) if options.max_memory else None)
+    wish = Wish(options.variant, parse_size(options.max_memory) if options.max_memory else None)
     trainer = WhetTrainer(
         model=model, args=arguments(TrainingArguments, setting, options), train_dataset=AnswerDataset(rows),
         collate=collate, tokenizer=None, callbacks=[watch], wish=wish, objective=Timed(Dpo(BETA)),
@@ -170,8 +174,8 @@ def trl_trainer(setting: Setting, options: argparse.Namespace, watch: Stopwatch)
 
     model = model_of(options)
     reference = model_of(options) if options.kind == "full" else None
-    more: dict[str, Any] = {"beta": BETA, "max_length": setting.tokens, "use_liger_kernel": options.liger}
-    more |= {"gradient_checkpointing": not options.keep, "precompute_ref_log_probs": False}
+    more: dict[str, Any] = {"beta": BETA, "max_length": setting.tokens, "use_liger_kernel": options.variant != "plain"}
+    more |= {"gradient_checkpointing": options.variant != "keep", "precompute_ref_log_probs": False}
     args = arguments(DPOConfig, setting, options, **more)
     words = {word: number for number, word in enumerate(("<pad>", "<end>", "a", "b", "c"))}
     tokenizer = PreTrainedTokenizerFast(
@@ -245,17 +249,16 @@ def main() -> None:
     parser.add_argument("--settings", required=True)
     parser.add_argument("--shape", choices=tuple(SHAPES), default="qwen3b")
     parser.add_argument("--vocab", default="0", help="sizes of the vocabulary instead of the shape's, with +")
-    parser.add_argument("--goal", default="", help="whet's plan: fastest, smallest, none, mlp, full")
+    parser.add_argument("--variants", required=True, help="see above")
     parser.add_argument("--max-memory", default="", help="whet's plan keeps within it, as 8GiB")
-    parser.add_argument("--liger", action="store_true", help="TRL's use_liger_kernel")
-    parser.add_argument("--keep", action="store_true", help="TRL without gradient checkpointing")
     parser.add_argument("--budget", type=float, default=1e9, help="seconds; no step begins after them")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.device = "cuda" if torch.cuda.is_available() else "cpu"
     options.dtype = torch.bfloat16 if options.device == "cuda" else torch.float32
     deadline, code = time.time() + options.budget, 0
-    for vocab, label in product(options.vocab.split("+"), options.settings.split("+")):
+    asked = (text.split("+") for text in (options.vocab, options.variants, options.settings))
+    for vocab, options.variant, label in product(*asked):
         setting, options.vocab = parse_setting(label), int(vocab)
         found: dict[str, Any] = {"error": "no time left"}
         if time.time() < deadline:
@@ -270,7 +273,12 @@ def main() -> None:
             gc.collect()
             if options.device == "cuda":
                 torch.cuda.empty_cache()
-        facts = {"setting": label, "pairs_a_step": setting.pairs, "row_tokens": setting.tokens}
+        facts = {
+            "variant": options.variant,
+            "setting": label,
+            "pairs_a_step": setting.pairs,
+            "row_tokens": setting.tokens,
+        }
         facts |= {"vocab": options.vocab or SHAPES[options.shape]["vocab_size"], "versions": versions()}
         with options.out.open("a") as out:
             out.write(json.dumps(facts | found) + "\n")
