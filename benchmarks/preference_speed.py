@@ -107,9 +107,8 @@ def run_task(task: Task, options: argparse.Namespace, seconds: int) -> None:
     with (options.out / "raw.jsonl").open("a") as raw:
         raw.writelines(json.dumps(facts | line) + "\n" for line in lines)
     for line in lines:
-        shown = {
-            name: line.get(name) for name in ("setting", "pairs_s", "peak_alloc_gib", "peak_reserved_gib", "error")
-        }
+        names = ("variant", "setting", "pairs_s", "peak_alloc_gib", "peak_reserved_gib", "error")
+        shown = {name: line[name] for name in names if name in line}
         print(f"  {shown} loss {(line.get('losses') or [None])[0]}", flush=True)
     print(f"{task.name}: exit {code}, {time.perf_counter() - began:.0f} s", flush=True)
     if code:
