@@ -10,7 +10,7 @@ B rows of T tokens, H query and G key/value heads, E head size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -55,22 +55,25 @@ def say_shared(dataset: Any) -> None:
 
 
 @contextmanager
-def sharing_prompts(model: Any, dataset: Any, collate: Any) -> Iterator[None]:
-    """Within it the model's own forward computes a shared prompt once, if it can; ``dataset`` makes rows accordingly.
+def sharing_prompts(model: Any, datasets: Sequence[Any], collate: Any) -> Iterator[None]:
+    """Within it the model's own forward computes a shared prompt once, if it can; data sets make rows accordingly.
 
     Args:
         model: the user's own, without an engine.
     """
-    if not isinstance(dataset, AnswerDataset) or not isinstance(collate, CollateAnswers):
+    answers = [dataset for dataset in datasets if isinstance(dataset, AnswerDataset)]
+    if not answers or not isinstance(collate, CollateAnswers):
         yield
         return
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     before = getattr(base.config, "_attn_implementation", None)
     problem = "" if before == NAME else _switched(base)
-    dataset.share = collate.flat = not problem
+    collate.flat = not problem
+    for dataset in answers:
+        dataset.share = not problem
     if not problem:
-        say_shared(dataset)
-    elif dataset.shared.tokens.any():
+        say_shared(answers[0])
+    elif any(dataset.shared.tokens.any() for dataset in answers):
         notice(f"prompts are computed twice, once for each answer: {problem}", key="shared prompts")
     try:
         yield

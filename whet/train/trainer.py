@@ -157,7 +157,7 @@ class WhetTrainer(Trainer):
         if self._released:
             self.engine, self._released = self._engine(), False
         try:
-            with self._sharing(self.train_dataset):
+            with self._sharing(self.train_dataset, self.eval_dataset):
                 self.memory = self._plan()
                 for dataset in (self.train_dataset, self.eval_dataset):
                     self._prepare_objective(dataset)
@@ -286,13 +286,13 @@ class WhetTrainer(Trainer):
         return Forward(model, own, engine, found, self.accelerator.autocast, is_told(own))
 
     @contextmanager
-    def _sharing(self, dataset: Any) -> Iterator[None]:
+    def _sharing(self, *datasets: Any) -> Iterator[None]:
         """Without an engine the model's own attention is told which documents share a prompt."""
         if self.engine is not None:
-            say_shared(dataset)
+            say_shared(datasets[0])
             yield
             return
-        with sharing_prompts(self.accelerator.unwrap_model(self.model), dataset, self.data_collator):
+        with sharing_prompts(self.accelerator.unwrap_model(self.model), datasets, self.data_collator):
             yield
 
     def _prepare_objective(self, dataset: Any) -> None:

@@ -97,7 +97,7 @@ def test_families_by_their_own_forward(family: str, checkpointing: bool) -> None
     wanted, logp = gradients_of(copy.deepcopy(model), None)
     if checkpointing:
         model.gradient_checkpointing_enable()
-    with sharing_prompts(model, dataset, collate):
+    with sharing_prompts(model, [dataset], collate):
         assert is_told(model) and collate.flat and dataset.share
         found, got = gradients_of(model, collate([dataset[number] for number in range(len(dataset))]))
     assert model.config._attn_implementation == before
@@ -150,6 +150,7 @@ def test_a_model_that_cannot_says_why(
     assert "prompts are computed twice, once for each answer: its attention_dropout is 0.1" in capsys.readouterr().err
     assert sum(seen[-8:]) == pairs.prepared.stats.tokens
     assert math.isfinite(line["loss"]) and not is_told(model)
+    assert not trainer.train_dataset.share and not trainer.eval_dataset.share
 
 
 def test_an_evaluation_after_the_training_shares_too(
