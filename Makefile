@@ -1,5 +1,5 @@
 # make quickstart   the whole way on the sample task: train, compare, export, prove, ask (two to eight minutes)
-# make test         all tests
+# make test         all tests, in two processes (make test WORKERS=4: in four; each holds up to 3 GB)
 # make check        ruff, mypy, the import order
 # make clean        remove the environment and what tools left behind
 #
@@ -8,6 +8,7 @@
 
 PYTHON ?= python3
 OUT ?= whet-quickstart
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --only-binary :all: -c constraints.txt
@@ -19,7 +20,7 @@ quickstart: $(VENV)/.base
 	$(BIN)/whet quickstart --out $(OUT)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from whet.runtime import share_cores
 
 share_cores()  # before torch is imported: some tests start processes that share the cores
+if "PYTEST_XDIST_WORKER" in os.environ:  # several of these processes: one thread each, as in what they start
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
