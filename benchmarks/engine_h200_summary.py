@@ -17,6 +17,10 @@ from record import RESULTS
 from whet.console import write_json_atomic
 
 RANK = 16
+START = (  # of a line of engine_h200_start.py
+    "import_to_first_step_s", "whet_s", "imports_of_other_libraries_s", "parts", "within_s", "triton_cache_files_before",
+    "kernels_compiled_late", "profiled", "engine",
+)  # fmt: skip
 MODELS = {
     "llama8b": "random Llama-3-8B, untied",
     "llama1b": "random Llama-3.2-1B, tied",
@@ -198,9 +202,7 @@ def summary_of_card(card: str, rows: Sequence[Row], cards: Sequence[Row], starts
                     found.setdefault("others", {})[f"{model} {storage} {shape}"] = part
     found["sustained_tflops"] = {line["round"]: line["sustained_tflops"] for line in cards if card_name(line) == card}
     found["import_to_first_step_s"] = [
-        {name: line[name] for name in ("import_to_first_step_s", "parts", "triton_cache_files_before", "engine")}
-        for line in starts
-        if card_name(line) == card
+        {name: line[name] for name in START if name in line} for line in starts if card_name(line) == card
     ]
     return found
 

@@ -202,7 +202,19 @@ class TestTrainRefusesBadInput:
             ('{"text": ""}\n', "no row is left"),
         ],
     )
-    def test_the_rows(self, tmp_path: Path, rows: str, words: str) -> None:
+    def test_the_rows(
+        self, tmp_path: Path, rows: str, words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """In this process, where torch is imported already; ``test_damaged_rows`` starts one."""
         (tmp_path / "c.yml").write_text(self.GOOD)
         (tmp_path / "rows.jsonl").write_text(rows)
-        assert words in self.refused(tmp_path, "c.yml")
+        monkeypatch.chdir(tmp_path)
+        assert main.run(["train", "c.yml"]) == 2
+        shown = capsys.readouterr().err
+        assert words in shown and "Traceback" not in shown
+        assert sorted(os.listdir(tmp_path)) == ["c.yml", "rows.jsonl"]
+
+    def test_damaged_rows(self, tmp_path: Path) -> None:
+        (tmp_path / "c.yml").write_text(self.GOOD)
+        (tmp_path / "rows.jsonl").write_text('{"text": "a"}\n{"text": \n')
+        assert "rows.jsonl:2: the line is damaged" in self.refused(tmp_path, "c.yml")
