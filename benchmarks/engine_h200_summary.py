@@ -18,8 +18,8 @@ from whet.console import write_json_atomic
 
 RANK = 16
 START = (  # of a line of engine_h200_start.py
-    "import_to_first_step_s", "whet_s", "imports_of_other_libraries_s", "parts", "within_s", "triton_cache_files_before",
-    "kernels_compiled_late", "profiled", "engine",
+    "import_to_first_step_s", "whet_s", "imports_of_other_libraries_s", "parts", "within_s",
+    "triton_cache_files_before", "kernels_compiled_late", "profiled", "engine",
 )  # fmt: skip
 MODELS = {
     "llama8b": "random Llama-3-8B, untied",
