@@ -193,7 +193,7 @@ def test_a_stream_may_be_left_and_two_run_side_by_side():
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "gemma2", "qwen3", "phi3_partial"])
 def test_on_a_gpu_tokens_are_those_of_transformers(family):
     decoder = decoder_of(lora_model(family, torch.float32).cuda())
     prompts = prompts_of(LENGTHS)

@@ -13,7 +13,7 @@ from loss_kernel_cases import nf4_weight
 from whet.engine.kernels.gemv import Weight, down, project_plain
 from whet.engine.kernels.nf4 import NestedAbsmax, Nf4Weight, dequantise_nf4_plain
 
-ROWS = (1, 2, 5, 16, 19)
+ROWS = (1, 5, 19)
 DENSE_SHAPES = [((7, 5, 3), 40), ((33,), 1030), ((6, 70), 129)]
 NF4_SHAPES = [((7, 5, 3), 64), ((33,), 1152), ((6, 70), 192)]
 ERRORS = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # of an output, to the largest one
@@ -111,10 +111,10 @@ def check_down(rows: int, dtype: torch.dtype, device: str) -> None:
 
 def check_all(device: str) -> None:
     dtypes = (torch.float32, torch.float16) if device == "cpu" else (torch.float32, torch.float16, torch.bfloat16)
-    for (widths, k), rows, dtype in product(DENSE_SHAPES, ROWS if device == "cuda" else (1, 5, 19), dtypes):
+    for (widths, k), rows, dtype in product(DENSE_SHAPES, ROWS, dtypes):
         check(widths, k, rows, dtype, device, packed=False, extras=rows != 2)
-    for (widths, k), rows, double in product(NF4_SHAPES, ROWS if device == "cuda" else (1, 2, 16), (False, True)):
-        for dtype in dtypes if device == "cuda" else dtypes[: 1 + double]:
+    for (widths, k), rows, double in product(NF4_SHAPES, (1, 2, 16), (False, True)):
+        for dtype in dtypes[-1:] if device == "cuda" else dtypes[: 1 + double]:
             check(widths, k, rows, dtype, device, packed=True, double=double, extras=rows != 2)
     for rows in (1, 3):
         check_down(rows, torch.float32, device)
