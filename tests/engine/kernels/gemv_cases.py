@@ -113,7 +113,7 @@ def check_all(device: str) -> None:
     dtypes = (torch.float32, torch.float16) if device == "cpu" else (torch.float32, torch.float16, torch.bfloat16)
     for (widths, k), rows, dtype in product(DENSE_SHAPES, ROWS, dtypes):
         check(widths, k, rows, dtype, device, packed=False, extras=rows != 2)
-    for (widths, k), rows, double in product(NF4_SHAPES, (1, 2, 16), (False, True)):
+    for (widths, k), rows, double in product(NF4_SHAPES, (1, 2, 40), (False, True)):
         for dtype in dtypes[-1:] if device == "cuda" else dtypes[: 1 + double]:
             check(widths, k, rows, dtype, device, packed=True, double=double, extras=rows != 2)
     for rows in (1, 3):

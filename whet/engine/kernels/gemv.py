@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from whet.console import notice
 from whet.engine.kernels.dispatch import uses_triton, wide
 from whet.engine.kernels.nf4 import BLOCK, Nf4Weight, dequantise_nf4
 
@@ -61,18 +62,41 @@ def project(
         ValueError: shapes that do not match.
     """
     _check(x_MK, weights, out_MN)
-    if uses_triton(x_MK) and fits(weights, x_MK.dtype) and len(x_MK) <= MOST_ROWS:
-        if isinstance(weights[0].w_NK, Nf4Weight):
-            from whet.engine.kernels import gemv_nf4_triton
-
-            gemv_nf4_triton.project(x_MK, weights, out_MN, p_MR, add_MN)
-        else:
-            from whet.engine.kernels import gemv_triton
-
-            gemv_triton.project(x_MK, weights, out_MN, p_MR, add_MN)
-    else:
+    kernel = uses_triton(x_MK) and fits(weights, x_MK.dtype) and len(x_MK) <= MOST_ROWS
+    if not kernel or not _by_kernel(x_MK, weights, out_MN, p_MR, add_MN):
         project_plain(x_MK, weights, out_MN, p_MR, add_MN)
     return out_MN
+
+
+_failed: set[tuple[bool, int]] = set()  # kernels that do not run on this machine: for NF4, for so many rows
+
+
+def _by_kernel(
+    x_MK: torch.Tensor,
+    weights: Sequence[Weight],
+    out_MN: torch.Tensor,
+    p_MR: torch.Tensor | None,
+    add_MN: torch.Tensor | None,
+) -> bool:
+    """Whether the kernel for this did it. One that does not run is left out from then on, which is said once."""
+    from whet.engine.kernels import gemv_nf4_triton, gemv_triton
+
+    packed = isinstance(weights[0].w_NK, Nf4Weight)
+    which = (packed, gemv_triton.batch_of(len(x_MK)))
+    if which in _failed:
+        return False
+    run = gemv_nf4_triton.project if packed else gemv_triton.project
+    try:
+        run(x_MK, weights, out_MN, p_MR, add_MN)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever Triton's compiler or the driver say
+        _failed.add(which)
+        first_line = str(error).strip().partition("\n")[0]
+        kind = "4-bit" if packed else "16-bit"
+        notice(f"decoding is slower here: the {kind} kernel for {len(x_MK)} rows does not run ({first_line})")
+        return False
+    return True
 
 
 def fits(weights: Sequence[Weight], dtype: torch.dtype) -> bool:

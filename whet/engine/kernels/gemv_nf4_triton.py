@@ -15,6 +15,9 @@ from whet.engine.kernels.gemv_triton import Tiling, adapters_of, batch_of, epilo
 from whet.engine.kernels.nf4 import table
 
 ONE = Tiling(8, 1024, 4)
+MOST = (
+    32  # rows of x in a launch: with 64 Triton 3.6 takes Hopper's own products, and cannot lay out the values for them
+)
 MANY = Tiling(32, 128, 4)  # one stage: Triton would copy each look-up of the table by itself ahead of time
 
 
@@ -163,10 +166,20 @@ def _project(
 
 def project(x_MK, weights, out_MN, p_MR=None, add_MN=None, tiling: Tiling | None = None) -> None:
     """As ``gemv.project``; weights that ``gemv.fits`` takes, all with double quantisation or all without."""
+    for start in range(0, len(x_MK), MOST):
+        rows = slice(start, start + MOST)
+        p_NR, add_NN = (None if t is None else t[rows] for t in (p_MR, add_MN))
+        _project_rows(x_MK[rows], weights, out_MN[rows], p_NR, add_NN, tiling)
+
+
+def _project_rows(x_MK, weights, out_MN, p_MR, add_MN, tiling: Tiling | None) -> None:
     M, K = x_MK.shape
     batch = batch_of(M)
     if tiling is None:
-        tiling = ONE if batch == 1 else fitted(MANY, batch, x_MK.element_size(), x_MK.device)
+        tiling = ONE if batch == 1 else MANY
+    batch = max(batch, tiling.batch)
+    if batch > 1:
+        tiling = fitted(tiling, batch, x_MK.element_size(), x_MK.device)
     w = [weight.w_NK for weight in weights]
     three = [*w, *[w[0]] * (3 - len(w))]
     n = [*(t.shape[0] for t in w), 0, 0][:3]

@@ -18,12 +18,14 @@ import triton.language as tl
 
 
 class Tiling(NamedTuple):
-    """Rows of W, inputs at once, warps, loads in flight (tensor cores only)."""
+    """Rows of W, inputs at once, warps; loads in flight, and rows of x as the tensor cores take them: 16 for a single
+    row too, 0: by the number of rows."""
 
     rows: int
     columns: int
     warps: int
     stages: int = 1
+    batch: int = 0
 
 
 ONE = Tiling(4, 1024, 4)  # one row of x
@@ -157,10 +159,10 @@ def fitted(tiling: Tiling, batch: int, itemsize: int, device: torch.device) -> T
     Triton takes up to twice the bytes of the tiles: the three weights of a launch do not share all of them.
     """
     room = _shared_memory(device.index or 0) if device.type == "cuda" else 1 << 20
-    rows, columns, warps, stages = tiling
+    rows, columns, warps, stages, own = tiling
     while 2 * stages * (batch + rows) * columns * itemsize > room and (stages > 1 or columns > 32):
         stages, columns = (stages - 1, columns) if stages > 1 else (1, columns // 2)
-    return Tiling(rows, columns, warps, stages)
+    return Tiling(rows, columns, warps, stages, own)
 
 
 class Adapters(NamedTuple):
@@ -216,7 +218,10 @@ def project(x_MK, weights, out_MN, p_MR=None, add_MN=None, tiling: Tiling | None
     """As ``gemv.project``; weights have the dtype of x."""
     batch = batch_of(len(x_MK))
     if tiling is None:
-        tiling = ONE if batch == 1 else fitted(MANY, batch, x_MK.element_size(), x_MK.device)
+        tiling = ONE if batch == 1 else MANY
+    batch = max(batch, tiling.batch)
+    if batch > 1:
+        tiling = fitted(tiling, batch, x_MK.element_size(), x_MK.device)
     _launch(x_MK, weights, out_MN, p_MR, add_MN, tiling, batch)
 
 
