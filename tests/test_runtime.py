@@ -175,3 +175,19 @@ def test_imports_are_not_slowed_by_the_collector() -> None:
         assert not gc.isenabled(), "a user's own setting stays"
     finally:
         gc.enable()
+
+
+def test_what_an_import_of_torch_leaves_is_not_walked_again() -> None:
+    """Only where whet imports torch: models that exist before would never be collected."""
+    program = """
+import gc
+{before}
+from whet.runtime import quick_imports
+with quick_imports():
+    import torch
+print(gc.isenabled(), gc.get_freeze_count() > 100_000)
+"""
+    for before, frozen in (("", True), ("import torch", False)):
+        command = [sys.executable, "-c", program.format(before=before)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert done.stdout.split() == ["True", str(frozen)]

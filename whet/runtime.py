@@ -12,6 +12,7 @@ import importlib.util
 import os
 import platform
 import random
+import sys
 import time
 from collections.abc import Iterator
 from functools import lru_cache
@@ -131,14 +132,17 @@ def quick_imports() -> Iterator[None]:
     """Within it Python looks for no garbage cycles: for imports of torch and what stands on it.
 
     They make some 700,000 objects that stay, and each full collection on the way walks over all of them: a quarter of
-    the time of such an import (docs/experiments.md).
+    the time of such an import (docs/experiments.md). Where torch is imported here, so that no model or tensor can be
+    among what exists, later collections leave these objects out too.
     """
-    collecting = gc.isenabled()
+    collecting, first = gc.isenabled(), "torch" not in sys.modules
     gc.disable()
     try:
         yield
     finally:
         if collecting:
+            if first and "torch" in sys.modules:
+                gc.freeze()
             gc.enable()
 
 
