@@ -15,7 +15,7 @@ import secrets
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -250,7 +250,7 @@ class LlamaServer:
 
     def stream_counted(
         self, prompt: Sequence[int], max_tokens: int, sampling: Mapping[str, Any]
-    ) -> Iterator[tuple[str, int]]:
+    ) -> Generator[tuple[str, int], None, None]:
         """The pieces of an answer, each with the number of tokens made so far.
 
         Args:

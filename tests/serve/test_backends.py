@@ -11,6 +11,8 @@ from whet.serve.backends import GgufBackend, TorchBackend, open_backend
 from whet.serve.conversation import Conversation
 from whet.serve.sampling import Sampling
 
+GREEDY = Sampling(temperature=0)
+
 needs_llamacpp = pytest.mark.skipif(not available(), reason="xllamacpp is not installed")
 QUESTIONS = ["How many singers are there?", "List the names of all cities in France.", "Who won in 1999?"]
 
@@ -23,15 +25,15 @@ def test_a_gguf_says_what_torch_says(starter, starter_gguf: Path):
         assert backend.chat_ids(messages) == starter.chat_ids(messages)
         for question in QUESTIONS:
             said: list[str] = []
-            answer = Conversation(backend, None, 24, 0.0).ask(question, said.append)
-            assert answer == Conversation(starter, None, 24, 0.0).ask(question, said.append) and len(said) > 4
+            answer = Conversation(backend, None, 24, GREEDY).ask(question, said.append)
+            assert answer == Conversation(starter, None, 24, GREEDY).ask(question, said.append) and len(said) > 4
 
 
 @needs_llamacpp
 def test_a_gguf_without_a_chat_template_goes_on(starter, bare_gguf: Path, capsys):
     with open_backend(bare_gguf) as backend:
         assert not backend.has_template
-        answer = Conversation(backend, None, 12, 0.0).ask("The capital of", lambda piece: None)
+        answer = Conversation(backend, None, 12, GREEDY).ask("The capital of", lambda piece: None)
     said: list[str] = []
     starter.stream(starter.text_ids("The capital of"), 12, Sampling(temperature=0), said.append)
     assert answer == "".join(said)
@@ -62,7 +64,7 @@ def test_adapter_and_run_folders(tmp_path: Path, tiny_llama_dir: Path):
     for place in (tmp_path / "run", adapter, tiny_llama_dir):
         with open_backend(place) as backend:
             assert isinstance(backend, TorchBackend)
-            answers.append(Conversation(backend, None, 8, 0.0).ask("Hello", lambda piece: None))
+            answers.append(Conversation(backend, None, 8, GREEDY).ask("Hello", lambda piece: None))
     assert answers[0] == answers[1] != answers[2]
 
 

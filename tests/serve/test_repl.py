@@ -74,22 +74,33 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(tiny_gguf: Path):
 
 
 @needs_llamacpp
-def test_at_a_terminal(starter_gguf: Path):
+def test_at_a_terminal(starter_gguf: Path, tmp_path: Path):
     ours, theirs = pty.openpty()
     program = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, str(starter_gguf)], stdin=theirs, stdout=theirs, stderr=theirs
+        [sys.executable, "-c", PROGRAM, str(starter_gguf)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path)},
     )
     os.close(theirs)
     shown = _until(ours, b"> ")
     os.write(ours, QUESTION.encode() + b"\n")
-    shown += _until(ours, b"\n> ")
+    shown += _until(ours, b"h> ")  # the end of what switches marks around pastes on
     while not select.select([ours], [], [], 1)[0]:  # a signal just before the wait for a key is heard at the next one
         program.send_signal(signal.SIGINT)
-    shown += _until(ours, b"\n> ")
+    shown += _until(ours, b"h> ")
+    os.write(ours, b"\x1b[200~first line\nsecond line\x1b[201~\n")
+    shown += _until(ours, b"tokens/s")
+    os.write(ours, b"/history\n")
+    shown += _until(ours, b"user: first line\r\nsecond line\r\nassistant: ")
     os.write(ours, b"\x04")
     assert program.wait(timeout=60) == 0
     os.close(ours)
     assert b"SELECT" in shown and b"Ctrl-D or /exit leaves" in shown and b"Traceback" not in shown
+    history = tmp_path / "whet" / "chat_history"
+    assert history.read_text().splitlines() == [QUESTION, "first line", "second line", "/history"]
+    assert history.stat().st_mode & 0o077 == 0
 
 
 def _until(terminal: int, mark: bytes) -> bytes:

@@ -12,7 +12,7 @@ import http.client
 import json
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -121,6 +121,46 @@ class OllamaClient:
                 f"Ollama at {self.address} ended without saying that the model is there (last: {last or 'nothing'})",
                 fix=AGAIN,
             )
+
+    def models(self) -> list[str]:
+        """The names of the models that the server has."""
+        connection = self._connection(PROBE_SECONDS * 10)
+        try:
+            with self._talking():
+                connection.request("GET", f"{self.address.path}/api/tags")
+                response = connection.getresponse()
+                said = response.read()
+        finally:
+            connection.close()
+        if response.status != 200:
+            raise self._refusal(response.status, said)
+        return [str(model["name"]) for model in json.loads(said)["models"]]
+
+    def chat(self, body: dict[str, Any]) -> Generator[dict[str, Any], None, None]:
+        """One streamed answer; the last event has ``done`` and the counts. Closing the iterator stops the model.
+
+        Raises:
+            ExportError: the server refuses, breaks off, or says that something failed.
+        """
+        connection = self._connection(WORK_SECONDS)
+        try:
+            with self._talking():
+                headers = {"Content-Type": "application/json"}
+                encoded = json.dumps(body, ensure_ascii=False).encode()
+                connection.request("POST", f"{self.address.path}/api/chat", encoded, headers)
+                response = connection.getresponse()
+                if response.status != 200:
+                    raise self._refusal(response.status, response.read())
+                for line in response:
+                    event = json.loads(line) if line.strip() else {}
+                    if event.get("error"):
+                        raise ExportError(f"Ollama could not answer: {event['error']}")
+                    yield event
+                    if event.get("done"):
+                        return
+                raise ExportError(f"the answer of Ollama at {self.address} has no end", fix="ask again")
+        finally:
+            connection.close()
 
     def _status(self, line: bytes) -> str:
         if not line.strip():

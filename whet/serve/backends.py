@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
 from whet.errors import ModelError
 from whet.export.gguf_header import read_header
 from whet.llamacpp import LlamaServer
+from whet.serve.ollama_backend import PREFIX, OllamaBackend
 from whet.serve.sampling import Sampling, sampling_body
 
 GGUF_CONTEXT = 8192  # tokens: keys and values of 128k tokens would take gigabytes; a file that can less gets less
 
-EXPECTED = 'a run folder, an adapter folder, a checkpoint folder, a .gguf file, owner/name on the hub, or "starter"'
+EXPECTED = 'a run, adapter folder or checkpoint folder, a .gguf file, owner/name on the hub, "starter", or ollama:NAME'
 
 Messages = Sequence[Mapping[str, str]]
 Emit = Callable[[str], None]
+Prompt = Sequence[Any]  # token ids; for Ollama, which makes them itself, the messages
 
 
 class Backend(Protocol):
@@ -31,13 +33,10 @@ class Backend(Protocol):
     context: int | None
     has_template: bool
 
-    def chat_ids(self, messages: Messages) -> list[int]:
-        """The prompt of a conversation."""
+    def prompt(self, messages: Messages) -> Prompt:
+        """What the model reads of a conversation; without a template, of its last message alone."""
 
-    def text_ids(self, text: str) -> list[int]:
-        """The prompt of a plain text."""
-
-    def stream(self, ids: list[int], max_tokens: int, sampling: Sampling, emit: Emit) -> int:
+    def stream(self, prompt: Any, max_tokens: int, sampling: Sampling, emit: Emit) -> int:
         """Make the answer and hand it to ``emit`` in pieces; returns the tokens made."""
 
 
@@ -62,13 +61,16 @@ class TorchBackend:
 
         return text_ids(self.tokenizer, text)
 
-    def stream(self, ids: list[int], max_tokens: int, sampling: Sampling, emit: Emit) -> int:
+    def prompt(self, messages: Messages) -> list[int]:
+        return self.chat_ids(messages) if self.has_template else self.text_ids(messages[-1]["content"])
+
+    def stream(self, prompt: Any, max_tokens: int, sampling: Sampling, emit: Emit) -> int:
 
         from whet.serve.pieces import TextPieces
         from whet.serve.torch_tokens import drawn_tokens
 
         pieces, made = TextPieces(self.tokenizer), 0
-        for drawn in drawn_tokens(self.model, ids, max_tokens, sampling):
+        for drawn in drawn_tokens(self.model, prompt, max_tokens, sampling):
             made += 1
             if drawn.id in self.stops:
                 break
@@ -95,17 +97,21 @@ class GgufBackend:
     def text_ids(self, text: str) -> list[int]:
         return self._server.tokenize(text, add_special=True)
 
-    def stream(self, ids: list[int], max_tokens: int, sampling: Sampling, emit: Emit) -> int:
+    def prompt(self, messages: Messages) -> list[int]:
+        return self.chat_ids(messages) if self.has_template else self.text_ids(messages[-1]["content"])
+
+    def stream(self, prompt: Any, max_tokens: int, sampling: Sampling, emit: Emit) -> int:
         made = 0
-        for piece, count in self._server.stream_counted(ids, max_tokens, sampling_body(sampling)):
-            made = count
-            _say(emit, piece)
+        with closing(self._server.stream_counted(prompt, max_tokens, sampling_body(sampling))) as pieces:
+            for piece, count in pieces:  # closed at Ctrl-C, so that llama.cpp stops too
+                made = count
+                _say(emit, piece)
         return made
 
 
 @contextmanager
 def open_backend(path: Path | str) -> Iterator[Backend]:
-    """Load what ``path`` means: a run, adapter or checkpoint folder, "starter", a hub name, or a GGUF file.
+    """Load what ``path`` means: a run, adapter or checkpoint folder, "starter", a hub name, a GGUF, ``ollama:NAME``.
 
     A folder that holds one GGUF and no other model means that GGUF.
 
@@ -113,6 +119,9 @@ def open_backend(path: Path | str) -> Iterator[Backend]:
         ModelError: nothing there, or no model.
         MissingDependency: a GGUF, and llama.cpp is not installed.
     """
+    if str(path).startswith(PREFIX):
+        yield OllamaBackend(str(path).removeprefix(PREFIX))
+        return
     file = gguf_file(Path(path).expanduser())
     if file is None:
         from whet.models.load import load_for_inference
