@@ -345,6 +345,8 @@ def wrong_values_are_named(wide: Server, narrow: Server) -> None:
         {"messages": [{"role": "alien", "content": "?"}]},
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
         {"top_logprobs": 3},
+        {"logit_bias": {"-1": 1}},
+        {"seed": 10**30},
         {"tools": [{"type": "function", "function": {"name": "f"}}]},
         {"extra_body": {"grammar": "root ::= 'a'"}},
     ]
@@ -367,7 +369,8 @@ def too_many_tokens_are_refused(wide: Server, narrow: Server) -> None:
 def broken_requests_are_clean_errors(wide: Server, narrow: Server) -> None:
     """No JSON, no object, too deep, too large, a wrong type, a wrong path, a wrong method."""
     place = "/v1/chat/completions"
-    for body in (b"", b"{", b"[]", b"\xff", b"[" * 50_000):
+    half = b'{"messages": [{"role": "user", "content": "\\ud800"}]}'
+    for body in (b"", b"{", b"[]", b"\xff", b"[" * 50_000, half):
         assert wide.raw("POST", place, body)[0] == 400
     assert wide.raw("POST", place, b"{}", Content_Type="text/plain")[0] == 415
     status, said = wide.raw("POST", place, b" " * 200_000)

@@ -22,7 +22,8 @@ LARGEST_SCHEMA = 2**16  # bytes of JSON
 
 Stop = Annotated[str, Field(min_length=1, max_length=256)]
 Tokens = Annotated[int, Field(ge=1)]
-Id = Annotated[int, Field(ge=0)]
+LARGEST_ID = 2**31 - 1
+Id = Annotated[int, Field(ge=0, le=LARGEST_ID)]
 
 
 class _Strict(BaseModel):
@@ -108,6 +109,7 @@ def parse_request(kind: type[ChatRequest] | type[TextRequest], body: bytes) -> A
     """
     try:
         given = json.loads(body)
+        json.dumps(given, ensure_ascii=False).encode()  # half of a surrogate pair is no text
     except (ValueError, RecursionError) as error:
         raise Refused(f"the body is no JSON: {error}") from error
     if not isinstance(given, dict):
@@ -182,11 +184,10 @@ def _max_tokens(request: Request) -> int | None:
 def _sampling(request: Request) -> Sampling:
     named = ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "seed")
     given = {name: getattr(request, name) for name in named if getattr(request, name) is not None}
-    try:
-        bias = {int(token): value for token, value in (request.logit_bias or {}).items()}
-    except ValueError as error:
-        raise Refused("logit_bias: its keys are token ids", code="invalid_value", param="logit_bias") from error
-    return Sampling(**given, logit_bias=bias)
+    bias = request.logit_bias or {}
+    if any(not (token.isascii() and token.isdigit() and len(token) < 10) for token in bias):
+        raise Refused("logit_bias: its keys are token ids", code="invalid_value", param="logit_bias")
+    return Sampling(**given, logit_bias={int(token): value for token, value in bias.items()})
 
 
 def _another(sampling: Sampling, index: int) -> Sampling:

@@ -40,24 +40,24 @@ class TorchEngine:
         if not ids or room < 1:
             text = f"the prompt has {len(ids):,} tokens; this server reads {self.context:,} with the answer"
             raise Refused(text, code="context_length_exceeded")
-        async with self._turn:
-            loop, queue, gone = asyncio.get_running_loop(), asyncio.Queue[Piece | Done | Exception](), threading.Event()
+        await self._turn.acquire()
+        loop, queue, gone = asyncio.get_running_loop(), asyncio.Queue[Piece | Done | Exception](), threading.Event()
 
-            def put(item: Piece | Done | Exception) -> None:
-                loop.call_soon_threadsafe(queue.put_nowait, item)
+        def put(item: Piece | Done | Exception) -> None:
+            loop.call_soon_threadsafe(queue.put_nowait, item)
 
-            work = asyncio.create_task(asyncio.to_thread(self._work, job, ids, min(room, job.max_tokens), put, gone))
-            try:
-                while True:
-                    item = await queue.get()
-                    if isinstance(item, Exception):
-                        raise item
-                    yield item
-                    if isinstance(item, Done):
-                        break
-            finally:
-                gone.set()
-                await asyncio.shield(work)  # the next job begins when the model is free
+        work = asyncio.create_task(asyncio.to_thread(self._work, job, ids, min(room, job.max_tokens), put, gone))
+        work.add_done_callback(lambda _: self._turn.release())  # the next job begins when the model is free
+        try:
+            while True:
+                item = await queue.get()
+                if isinstance(item, Exception):
+                    raise item
+                yield item
+                if isinstance(item, Done):
+                    break
+        finally:
+            gone.set()  # and no waiting: a long prompt that is being read must not hold up the client's error
 
     async def busy(self) -> int | None:
         return int(self._turn.locked())
