@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from whet.cli.main import run
 from whet.errors import WhetError
 from whet.llamacpp import available
 from whet.serve.openai.run import serve
@@ -177,25 +176,20 @@ def test_a_kill_under_load_hangs_nobody_and_the_next_server_answers(check_openai
 
 
 @needs_llamacpp
-def test_a_signal_lets_running_answers_end(check_openai: Any, starter_gguf: Path) -> None:
-    """The stream that runs is finished; a new request finds nobody; the exit code is 0."""
-    with check_openai.serving(str(starter_gguf), "--parallel", "1") as server:
-        stream = iter(server.text(stream=True, n=3, max_tokens=800, temperature=2, logprobs=5))
-        next(stream)
-        server.process.send_signal(signal.SIGTERM)
-        rest = list(stream)
-        assert sum(chunk.choices[0].finish_reason is not None for chunk in rest) == 3
-        assert server.process.wait(30) == 0
-        with pytest.raises(openai.APIConnectionError):
-            server.text()
-
-
-@needs_llamacpp
-def test_a_model_without_a_template_continues_text_only(check_openai: Any, bare_gguf: Path) -> None:
-    with check_openai.serving(str(bare_gguf), "--name", "bare") as server:
+def test_a_model_without_a_template_and_a_signal(check_openai: Any, bare_gguf: Path) -> None:
+    """It continues text only. At SIGTERM the stream that runs is finished; a new request finds nobody."""
+    with check_openai.serving(str(bare_gguf), "--name", "bare", "--parallel", "1") as server:
         assert _text(server)
         error = check_openai.refused(openai.BadRequestError, server.chat)
         assert error.code == "no_chat_template" and server.client.models.list().data[0].id == "bare"
+        stream = iter(server.text(stream=True, n=2, max_tokens=400, temperature=2, logprobs=5))
+        next(stream)
+        server.process.send_signal(signal.SIGTERM)
+        rest = list(stream)
+        assert sum(chunk.choices[0].finish_reason is not None for chunk in rest) == 2
+        assert server.process.wait(30) == 0
+        with pytest.raises(openai.APIConnectionError):
+            server.text()
 
 
 def test_what_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
@@ -214,16 +208,17 @@ def test_what_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
             serve("starter", port=taken.getsockname()[1])
 
 
-def test_errors_of_the_command_line(tmp_path: Path) -> None:
+def test_errors_of_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def said(*arguments: str) -> tuple[int, str]:
-        command = [sys.executable, "-m", "whet.cli.main", "serve", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        return done.returncode, done.stderr
+        code = run(["serve", *arguments, "--port", "0"])
+        return code, capsys.readouterr().err
 
-    code, text = said(str(tmp_path / "nothing" / "here"), "--port", "0")
+    code, text = said(str(tmp_path / "nothing" / "here"))
     assert code == 2 and "no folder" in text and "Traceback" not in text
     code, text = said("starter", "--api-key-file", str(tmp_path / "none"))
     assert code == 2 and "cannot read the key" in text
+    code, text = said("starter", "--context", "many")
+    assert code == 2 and "whet serve --help" in text
     (tmp_path / "model.gguf").write_text(json.dumps({}))
-    code, text = said(str(tmp_path / "model.gguf"), "--port", "0")
+    code, text = said(str(tmp_path / "model.gguf"))
     assert code == 2 and "GGUF" in text and "Traceback" not in text
