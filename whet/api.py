@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whet.config import load_config
-from whet.console import notice, say
-from whet.errors import ExportError
+from whet.console import notice, say, write_text_atomic
+from whet.errors import ExportError, OutputError
 from whet.runtime import quick_imports
 
 if TYPE_CHECKING:
@@ -110,6 +111,36 @@ def train(
         raise KeyboardInterrupt
     notice(f"trained {result.tokens:,} tokens in {result.seconds:.0f} s ({result.tokens_per_second:,.0f} tokens/s)")
     return result.folder
+
+
+def pairs(files: Sequence[Path | str], *, out: Path | str, kto: bool = False) -> Path:
+    """Make rows for preference training of people's verdicts; see ``whet.data.feedback``.
+
+    Args:
+        files: JSON lines: votes that the page of a comparison saved, or answers with a thumb or label.
+        out: the file to write, JSON lines.
+        kto: single answers with a label instead of pairs.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        DataError: a line of another shape, or no row comes of them; nothing is written then.
+        OutputError: ``out`` is one of the files, or cannot be written.
+    """
+    from whet.data.feedback import read_feedback
+
+    target = Path(out)
+    if any(target.resolve() == Path(file).resolve() for file in files):
+        raise OutputError(f"{out} is one of the files that are read", "another file for the rows")
+    found = read_feedback(files, kto=kto)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found.rows)
+    write_text_atomic(target, text)
+    what = "rated answers" if kto else "pairs"
+    notice(f"{len(found.rows):,} {what} of {found.verdicts:,} verdicts")
+    for reason, count in found.left_out.items():
+        notice(f"{count:,} left out: {reason}")
+    return target
 
 
 def chat(path: Path | str, *, prompt: str | None = None, system: str | None = None, **options: Any) -> None:

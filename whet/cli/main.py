@@ -24,6 +24,7 @@ VERBS = {
     "compare": "Did training help? The same prompts before and after, measured and side by side.",
     "eval": "Run tasks of lm-eval on a run, before and after; the results are stored in it.",
     "runs": "Show the runs of a folder: what differs between their configs, loss, metrics, speed, memory.",
+    "pairs": "Make preference rows of people's votes and thumbs.",
     "chat": "Talk to a model, or ask it one thing.",
     "serve": "Serve a model over OpenAI's HTTP API, with a chat page.",
     "export": "Write a model as GGUF with a Modelfile, merged, or as an adapter, and prove it.",
