@@ -20,7 +20,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from whet.console import Progress, notice, output_errors, staged_folder, write_json_atomic
-from whet.errors import ExportError
+from whet.errors import DataError, ExportError, ModelError
 from whet.export.adapter import Origin, find_origin
 from whet.export.gguf import write_gguf
 from whet.export.probes import DEFAULT_PROBES
@@ -169,22 +169,29 @@ def _check_prompts(file: Path, tokenizer: Any) -> None:
     Raises:
         ExportError: they are not.
     """
-    from whet.errors import DataError
+    probes = [messages for messages in DEFAULT_PROBES if messages[-1]["role"] == "user"]
+    try:
+        with LlamaServer(file, n_ctx=CHECK_CONTEXT) as server:
+            same = all(_same_ids(server, tokenizer, messages) for messages in probes)
+    except ModelError as error:  # also a chat template that llama.cpp cannot read
+        raise ExportError(
+            f"llama.cpp cannot use this model's export: {error.given}", fix="serve it with --backend torch"
+        ) from error
+    if not same:
+        raise ExportError(
+            "llama.cpp writes this model's chat template differently from the tokenizer",
+            fix="serve it with --backend torch",
+        )
+
+
+def _same_ids(server: LlamaServer, tokenizer: Any, messages: list[dict[str, str]]) -> bool:
     from whet.evaluate.prompts import chat_ids
 
-    with LlamaServer(file, n_ctx=CHECK_CONTEXT) as server:
-        for messages in DEFAULT_PROBES:
-            if messages[-1]["role"] != "user":
-                continue
-            try:
-                ids = chat_ids(tokenizer, messages)
-            except DataError:
-                continue  # a template that takes no system message, for example
-            if server.tokenize(server.render(messages), add_special=True) != ids:
-                raise ExportError(
-                    "llama.cpp writes this model's chat template differently from the tokenizer",
-                    fix="serve it with --backend torch",
-                )
+    try:
+        ids = chat_ids(tokenizer, messages)
+    except DataError:
+        return True  # a template that takes no system message, for example
+    return server.tokenize(server.render(messages), add_special=True) == ids
 
 
 def _forget_old(folder: Path) -> None:
