@@ -110,9 +110,18 @@ def documents_attention(
     if unknown or dropout:
         raise ValueError(UNKNOWN.format(", ".join(unknown) or f"dropout {dropout}"))
     scale = scaling if scaling is not None else query_BHTE.shape[-1] ** -0.5
-    heads = (t.transpose(1, 2).flatten(0, 1) for t in (query_BHTE, key_BGTE, value_BGTE))
+    given = _as_autocast(query_BHTE, key_BGTE, value_BGTE)
+    heads = (t.transpose(1, 2).flatten(0, 1) for t in given)
     o_THE = _Attention.apply(*heads, documents, Scores(scale, softcap, sliding_window))
     return o_THE.unflatten(0, (query_BHTE.shape[0], -1)), None
+
+
+def _as_autocast(*heads: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """As autocast treats torch's own attention: with float32 weights, rotated heads are float32 and values are not."""
+    kind = heads[0].device.type
+    if not torch.is_autocast_enabled(kind) or heads[0].dtype == torch.float64:
+        return heads
+    return tuple(t.to(torch.get_autocast_dtype(kind)) for t in heads)
 
 
 class _Attention(torch.autograd.Function):

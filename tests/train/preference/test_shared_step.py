@@ -105,6 +105,19 @@ def test_families_by_their_own_forward(family: str, checkpointing: bool) -> None
     assert difference(found, wanted) < 1e-4
 
 
+def test_float32_weights_under_autocast() -> None:
+    """Rotated heads are float32 there, values bfloat16, as torch's own attention takes them too."""
+    numbers = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "vocab_size": 64, "head_dim": 8}
+    numbers |= {"num_attention_heads": 4, "num_key_value_heads": 2}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("llama", **numbers)).train()
+    dataset, collate = AnswerDataset(rows_of(6)), CollateAnswers()
+    _, wanted = gradients_of(copy.deepcopy(model), None)
+    with sharing_prompts(model, [dataset], collate), torch.autocast("cpu", torch.bfloat16):
+        found, got = gradients_of(model, collate([dataset[number] for number in range(len(dataset))]))
+    assert 0 < (got - wanted).abs().max() < 0.05
+    assert found and all(torch.isfinite(gradient).all() for gradient in found.values())
+
+
 def gradients_of(model: Any, batch: Any) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Of a sum of log-probabilities with weights; without a batch one text after the other."""
     from contextlib import nullcontext
