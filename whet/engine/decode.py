@@ -36,7 +36,8 @@ TABLE_ROWS = 512  # positions of the rotation are made so many at a time
 COMPARED = 64  # positions at which the rotation has to be the same for long texts as for short ones
 
 STEPPED = 40  # tokens of the comparison of a step
-STEP_BARS = {torch.bfloat16: 0.15, torch.float16: 0.03}  # of the logits' deviation (a wrong step is off by 1); 1e-3 else
+# Of the logits' deviation; a wrong step is off by about 1. Longer dtypes: 1e-3.
+STEP_BARS = {torch.bfloat16: 0.15, torch.float16: 0.03}
 
 Attend = Callable[[int, LayerSpec, torch.Tensor], torch.Tensor]  # (layer, its numbers, qkv_TNE) -> o_THE
 
