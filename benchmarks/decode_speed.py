@@ -12,9 +12,10 @@ tokens, greedy, nothing ends early. Figures of each:
                        does nothing else: 3,350 GB/s of an H100 SXM's data sheet, or ``--gb-per-s``
 
 transformers makes fewer tokens (its time is that of its steps). It runs with its default cache and with
-``cache_implementation="static"``, not compiled; with ``--compiled`` also as it compiles itself. Before that, correctness: whet's logits token by token against the model's own forward on
-the same tokens, beside what the model's own cached decoding differs from that forward. Peers that the time does not
-allow are named as left out. Writes decode_gpu.json (decode_tiny.json); exit code 1 where the logits are wrong.
+``cache_implementation="static"``, not compiled; with ``--compiled`` also as it compiles itself. Before that,
+correctness: whet's logits token by token against the model's own forward on the same tokens, beside what the model's
+own cached decoding differs from that forward. Peers that the time does not allow are named as left out. Writes
+decode_gpu.json (decode_tiny.json); exit code 1 where the logits are wrong.
 """
 
 from __future__ import annotations
