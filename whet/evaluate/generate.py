@@ -94,7 +94,10 @@ def greedy_ids(
             made = _by_transformers(model, tokenizer, ordered, max_new_tokens, batch_size, stops, on_done)
         else:
             options = Options(max_new_tokens, frozenset(stops), slots=batch_size)
-            made = generate(decoder, ordered, options, lambda _: on_done(1) if on_done is not None else None)
+            try:
+                made = generate(decoder, ordered, options, lambda _: on_done(1) if on_done is not None else None)
+            finally:
+                decoder.kept = None  # keys and values of so many sequences are gigabytes that others may need
     answers: list[list[int]] = [[] for _ in prompts]
     for i, ids in zip(order, made, strict=True):
         answers[i] = until_stop(ids, stops)
