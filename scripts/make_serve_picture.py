@@ -1,12 +1,14 @@
-"""Make the picture of docs/serve.md: the chat page of `whet serve starter`, two questions asked.
+"""Make the picture of docs/serve.md: the chat page of `whet serve whet-quickstart`, a question asked.
 
-    python scripts/make_serve_picture.py
+    whet quickstart
+    python scripts/make_serve_picture.py whet-quickstart
 
 Chromium draws it; Pillow makes it small.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from browser import Browser
@@ -14,15 +16,15 @@ from check_openai import serving
 from PIL import Image
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "images" / "serve_page.png"
-QUESTIONS = ("How many singers are there?", "List the names of all cities in France.")
+QUESTIONS = ("Which orders shipped by Nordpost cost more than 75?",)
 COLOURS = 48
 
 
 def main() -> None:
     """Ask, then draw."""
-    with serving("starter") as server, Browser((820, 700)) as page:
+    with serving(sys.argv[1]) as server, Browser((820, 580)) as page:
         page.open(server.address + "/")
-        page.wait("document.getElementById('model').textContent === 'starter'")
+        page.wait("document.getElementById('model').textContent !== 'whet'")
         page.value("document.getElementById('temperature').value = '0'")
         for count, question in enumerate(QUESTIONS, 1):
             page.click("#text")
