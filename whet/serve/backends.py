@@ -70,11 +70,12 @@ class TorchBackend:
         from whet.serve.torch_tokens import drawn_tokens
 
         pieces, made = TextPieces(self.tokenizer), 0
-        for drawn in drawn_tokens(self.model, prompt, max_tokens, sampling):
-            made += 1
-            if drawn.id in self.stops:
-                break
-            _say(emit, pieces.push(drawn.id))
+        with closing(drawn_tokens(self.model, prompt, max_tokens, sampling)) as tokens:
+            for drawn in tokens:
+                made += 1
+                if drawn.id in self.stops:
+                    break
+                _say(emit, pieces.push(drawn.id))
         _say(emit, pieces.rest())
         return made
 

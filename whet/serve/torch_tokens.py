@@ -23,14 +23,21 @@ class Drawn:
     """A token of the answer.
 
     Args:
-        logprobs_V: log-probabilities of the whole vocabulary at its place, before any setting; shape [vocabulary].
+        logits_V: of the whole vocabulary at its place, before any setting; float32, shape [vocabulary].
     """
 
     id: int
-    logprobs_V: torch.Tensor
+    logits_V: torch.Tensor
+
+    @property
+    def logprobs_V(self) -> torch.Tensor:
+        """The log-probabilities of the whole vocabulary; shape [vocabulary]."""
+        return self.logits_V.log_softmax(dim=-1)
 
 
-def drawn_tokens(model: Any, prompt: Sequence[int], max_tokens: int, sampling: Sampling) -> Iterator[Drawn]:
+def drawn_tokens(
+    model: Any, prompt: Sequence[int], max_tokens: int, sampling: Sampling
+) -> Generator[Drawn, None, None]:
     """The tokens that follow ``prompt``, end tokens included; it is for the caller to stop at one.
 
     Args:
@@ -44,7 +51,7 @@ def drawn_tokens(model: Any, prompt: Sequence[int], max_tokens: int, sampling: S
         for made in range(1, max_tokens + 1):
             logits_V = logits_V.float().cpu()
             token = _draw(logits_V, ids, sampling, chance)
-            yield Drawn(token, torch.log_softmax(logits_V, dim=-1))
+            yield Drawn(token, logits_V)
             ids.append(token)
             if made < max_tokens:
                 logits_V = steps.send(token)

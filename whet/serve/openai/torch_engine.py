@@ -113,10 +113,11 @@ class TorchEngine:
         yield Done("stop" if ended or stops.stopped else "length", len(ids), made)
 
     def _token(self, drawn: Drawn, alternatives: int) -> Token:
-        best = torch.topk(drawn.logprobs_V, alternatives) if alternatives else None
+        logprobs_V = drawn.logprobs_V
+        best = torch.topk(logprobs_V, alternatives) if alternatives else None
         top = [] if best is None else zip(best.indices.tolist(), best.values.tolist(), strict=True)
         written = [self._written(token, logprob) for token, logprob in top]
-        plain = self._written(drawn.id, float(drawn.logprobs_V[drawn.id]))
+        plain = self._written(drawn.id, float(logprobs_V[drawn.id]))
         return Token(plain.text, plain.bytes, plain.logprob, written)
 
     def _written(self, token: int, logprob: float) -> Token:
