@@ -77,7 +77,7 @@ def test_the_page_needs_nothing_else_and_says_its_language(tmp_path: Path):
 
 def test_what_it_shows(tmp_path: Path):
     page = Page(_write(tmp_path, notes=["A note."], samples=10))
-    assert "Better by 50 points: 0% before, 50% after (95% interval 35-65)." in page.text
+    assert "Better by 50 points, 95% interval 35-65: right answers 0% before, 50% after." in page.text
     assert (
         "accuracy after interval25.0% to 75.0%" in page.text
         and "train time1m35s" in page.text

@@ -1,19 +1,21 @@
-"""Did training help? The same questions before and after, scored, with an interval and a plain sentence.
+"""The same questions before and after, scored: what a run's own report shows beside its loss.
 
-The interval of the accuracy is Wilson's. Whether the two accuracies differ is decided on the questions whose result
-changed: the exact form of McNemar's test (McNemar 1947, doi:10.1007/BF02295996; a sign test on the changes), at 5%.
+The interval of an accuracy is Wilson's; the sentence and the interval in it are those of ``whet compare``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from math import comb
+
+import numpy as np
 
 from whet.errors import DataError
+from whet.evaluate.metrics import Metric
+from whet.evaluate.results import measure, sentence
 from whet.evaluate.tasks.sql import wilson_interval
 
-CHANCE = 0.05  # a difference that chance makes more often than this is called no clear difference
+RIGHT = Metric("right", "right answers", "share", "higher", "", None)
 
 Score = Callable[[str, str], bool]
 """(answer, gold) -> whether the answer is right."""
@@ -91,27 +93,9 @@ def compare_cases(cases: Sequence[Case]) -> Comparison:
 
 
 def verdict(comparison: Comparison) -> str:
-    """One plain sentence: "better by 63 points: 2% before, 65% after (95% interval 58-71)"."""
-    before, after = 100 * comparison.accuracy_before, 100 * comparison.accuracy_after
-    low, high = (100 * end for end in comparison.interval_after)
-    digits = 1 if round(before) == round(after) and before != after else 0
-    points = abs(round(after, digits) - round(before, digits))
-    unit = "point" if points == 1 else "points"
-    figures = f"{before:.{digits}f}% before, {after:.{digits}f}% after (95% interval {low:.0f}-{high:.0f})"
-    if before == after:
-        return f"no difference: {figures}"
-    if chance_of_difference(comparison) > CHANCE:
-        return f"no clear difference: {figures}; {len(comparison.cases):,} questions are too few to tell"
-    return f"{'better' if after > before else 'worse'} by {points:.{digits}f} {unit}: {figures}"
-
-
-def chance_of_difference(comparison: Comparison) -> float:
-    """How often chance alone makes right and wrong change as unevenly as here (two-sided exact sign test)."""
-    gained = sum(case.after_ok and not case.before_ok for case in comparison.cases)
-    lost = sum(case.before_ok and not case.after_ok for case in comparison.cases)
-    changed = gained + lost
-    tail = sum(comb(changed, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, float(2 * tail / 2**changed))
+    """One plain sentence: "better by 63 points, 95% interval 56-70: right answers 2% before, 65% after"."""
+    right = np.array([[case.before_ok for case in comparison.cases], [case.after_ok for case in comparison.cases]])
+    return sentence(RIGHT, *measure(RIGHT, right.astype(np.float64)))
 
 
 def _figures(cases: Sequence[Case]) -> tuple[int, float, float]:

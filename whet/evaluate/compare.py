@@ -14,7 +14,16 @@ from whet import runtime
 from whet.console import Progress, notice
 from whet.errors import DataError
 from whet.evaluate.answers import Asked, Store
-from whet.evaluate.contenders import Contender, Field, contenders_of, fingerprint, loaded, one_load, tokenizer_of
+from whet.evaluate.contenders import (
+    Contender,
+    Field,
+    contenders_of,
+    fingerprint,
+    loaded,
+    one_load,
+    single,
+    tokenizer_of,
+)
 from whet.evaluate.examples import Example
 from whet.evaluate.heldout import Questions, rows_of_file, rows_of_run
 from whet.evaluate.metrics import Metric, Said, Wishes, choose
@@ -97,6 +106,11 @@ def compare(paths: Sequence[str], options: Options, out: Path | None = None) -> 
     folder = out or (contenders.run / FOLDER if contenders.run is not None else Path("whet-" + FOLDER))
     questions = questions_for(contenders, options)
     return compare_on(contenders, questions, options, folder), folder
+
+
+def ask_ahead(path: str, examples: Sequence[Example], max_new_tokens: int, folder: Path) -> None:
+    """Ask one model now; a later comparison in ``folder`` then finds its answers."""
+    _ask([single(path)], examples, (), max_new_tokens, folder / "answers")
 
 
 def questions_for(contenders: Field, options: Options) -> Questions:

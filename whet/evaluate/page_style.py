@@ -40,7 +40,7 @@ section { margin: 0 0 1.1rem; padding: 1.2rem 1.25rem; background: var(--card); 
 .hint, .count { margin: 0 0 .8rem; color: var(--soft); font-size: .9rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-#figures table { width: 100%; }
+#figures table { width: 100%; min-width: 36rem; }
 th, td { padding: .4rem .9rem .4rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
 th { font-weight: 600; }
 th small, td small { display: block; }

@@ -93,9 +93,7 @@ class Comparison:
         if not kept.any():
             nothing = Interval(math.nan, math.nan, math.nan)
             return [Measured(nothing, 0)] * len(self.names)
-        values = results_MN[:, kept]
-        weights = [None] * len(values) if weights_MN is None else list(weights_MN[:, kept])
-        return [_measured(metric, values, weights, m) for m in range(len(values))]
+        return measure(metric, results_MN[:, kept], None if weights_MN is None else weights_MN[:, kept])
 
     def verdict(self, model: int = -1) -> str:
         """One plain sentence about a model (the last one by default) beside the first."""
@@ -138,6 +136,12 @@ class Comparison:
             "facts": self.facts,
             "remarks": self.remarks,
         }
+
+
+def measure(metric: Metric, results_MN: np.ndarray, weights_MN: np.ndarray | None = None) -> list[Measured]:
+    """A metric of M models on N rows, each beside the first model; all results are finite."""
+    weights = [None] * len(results_MN) if weights_MN is None else list(weights_MN)
+    return [_measured(metric, results_MN, weights, m) for m in range(len(results_MN))]
 
 
 def sentence(metric: Metric, first: Measured, second: Measured) -> str:

@@ -8,6 +8,7 @@ llama.cpp -> one question answered by the GGUF, its SQL run on the database. The
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,13 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from whet.config import RunConfig, parse_config
-from whet.console import Progress, notice, table, write_json_atomic, write_text_atomic
+from whet.console import notice, table, write_json_atomic, write_text_atomic
 from whet.errors import DataError
-from whet.evaluate.tasks.sql import execution_match, run_query
+from whet.evaluate.tasks.sql import run_query
 from whet.sample.rows import Row, database_path, heldout_rows, train_rows
 
 if TYPE_CHECKING:
     from whet.evaluate.before_after import Comparison
+    from whet.evaluate.heldout import Questions
     from whet.export.run import ProvedFile
     from whet.train.sft import RunResult
 
@@ -49,19 +51,20 @@ def run(out: Path | str) -> dict[str, Any]:
     out = Path(out)
     config = _config(out)
     from whet.evaluate.before_after import verdict
+    from whet.evaluate.compare import FOLDER, ask_ahead
     from whet.export.run import export_run
     from whet.models.names import STARTER
     from whet.train.sft import run_sft
 
     rows = heldout_rows()
     _step(1, f"The starter model answers {len(rows)} questions about a company database.")
-    before = _answers(STARTER, rows)
+    ask_ahead(STARTER, _asked(rows).examples, MAX_NEW_TOKENS, out / FOLDER)
     _step(2, "It is trained on questions with their SQL (LoRA).")
     result = run_sft(config)
     if result.interrupted:
         raise KeyboardInterrupt
     _step(3, "The trained model answers the same questions.")
-    comparison = _compare(rows, before, _answers(str(out), rows))
+    comparison = _compare(out, rows)
     _show(comparison)
     _step(4, f"The merged model and a {QUANT} GGUF are written and compared in llama.cpp.")
     _merge(out)
@@ -76,7 +79,8 @@ def run(out: Path | str) -> dict[str, Any]:
     summary = _summary(comparison, result, file) | {"answered": answered, "total_seconds": time.monotonic() - began}
     _write(out, summary, comparison)
     print(f"\n{verdict(comparison)}\nAll of it took {summary['total_seconds']:.0f} seconds. Next:")
-    print(f"  open {out / 'report.html'}\n  whet chat {out}\n  ollama create sample -f {file.modelfile}", flush=True)
+    pages = "".join(f"  open {page}\n" for page in (out / "report.html", out / FOLDER / "compare.html"))
+    print(f"{pages}  whet chat {out}\n  ollama create sample -f {file.modelfile}", flush=True)
     report.check()
     return summary
 
@@ -85,16 +89,30 @@ def _step(number: int, text: str) -> None:
     print(f"{number}/5  {text}", flush=True)
 
 
-def _compare(rows: Sequence[Row], before: Sequence[str], after: Sequence[str]) -> Comparison:
-    from whet.evaluate.before_after import compare_answers
+def _compare(out: Path, rows: Sequence[Row]) -> Comparison:
+    """The answers before (they are known by now) and after; the report of ``whet compare`` is written."""
+    from whet.evaluate.before_after import Case, compare_cases
+    from whet.evaluate.compare import FOLDER, Options, compare_on
+    from whet.evaluate.contenders import contenders_of
+    from whet.evaluate.written import write_all
 
-    return compare_answers(
-        [row.question for row in rows],
-        [row.sql for row in rows],
-        before,
-        after,
-        lambda answer, gold: execution_match(database_path(), gold, answer),
-        [SEEN if row.seen_phrasing else UNSEEN for row in rows],
+    options = Options(metrics=("sql", "ended", "length"), database=database_path(), max_new_tokens=MAX_NEW_TOKENS)
+    found = compare_on(contenders_of([str(out)]), _asked(rows), options, out / FOLDER)
+    write_all(found, out / FOLDER)
+    right = found.results["sql"] > 0
+    return compare_cases(
+        [
+            Case(
+                example.prompt_text,
+                example.expected_text or "",
+                found.said[0][i].answer.text,
+                found.said[1][i].answer.text,
+                bool(right[0, i]),
+                bool(right[1, i]),
+                example.group,
+            )
+            for i, example in enumerate(found.examples)
+        ]
     )
 
 
@@ -125,10 +143,13 @@ def _config(out: Path) -> RunConfig:
     for name, rows in (("train", train_rows()), ("heldout", heldout_rows())):
         lines = [json.dumps({"messages": _messages(row, answer=True)}, ensure_ascii=False) for row in rows]
         write_text_atomic(data / f"{name}.jsonl", "\n".join(lines) + "\n")
+    shutil.copyfile(database_path(), data / database_path().name)  # where whet compare finds it
     text = resources.files("whet.sample").joinpath("data", CONFIG).read_text(encoding="utf-8")
     config = parse_config(text, name=CONFIG)
     config.output_dir = str(out)
     config.datasets[0].path = str(data / "train.jsonl")
+    config.test_datasets = [config.datasets[0].model_copy(update={"path": str(data / "heldout.jsonl")})]
+    config.eval_strategy = "no"  # measured before and after, in answers that run
     return config
 
 
@@ -137,17 +158,21 @@ def _messages(row: Row, answer: bool) -> list[dict[str, str]]:
     return [*asked, {"role": "assistant", "content": row.sql}] if answer else asked
 
 
-def _answers(model_name: str, rows: Sequence[Row]) -> list[str]:
-    """Greedy answers to the questions alone."""
-    from whet.evaluate.generate import greedy_answers
-    from whet.models.load import load_for_inference
+def _asked(rows: Sequence[Row]) -> Questions:
+    """The held-out questions, as ``whet compare`` asks them."""
+    from whet.evaluate.examples import Example
+    from whet.evaluate.heldout import Questions
 
-    model, tokenizer = load_for_inference(model_name)
-    conversations = [_messages(row, answer=False) for row in rows]
-    with Progress("answering", len(rows), "questions") as progress:
-        return greedy_answers(
-            model, tokenizer, conversations, max_new_tokens=MAX_NEW_TOKENS, on_done=lambda n: progress.advance(n)
+    examples = [
+        Example(
+            tuple(_messages(row, answer=False)),
+            ({"role": "assistant", "content": row.sql},),
+            number=number,
+            group=SEEN if row.seen_phrasing else UNSEEN,
         )
+        for number, row in enumerate(rows, 1)
+    ]
+    return Questions(examples, "held-out questions of the sample task", len(examples))
 
 
 def _merge(out: Path) -> None:
