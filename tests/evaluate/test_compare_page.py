@@ -108,13 +108,14 @@ def test_a_browser_filters_votes_and_saves(tmp_path: Path):
         shown.click('[data-show="all"]')
         shown.press("1")  # the vote is not open: nothing happens
         shown.click("#vote-open")
-        before = shown.run("document.getElementById('vote').innerText")
+        before = shown.run("document.body.innerText")  # what can be seen while voting names no model
         assert "tuned" not in before and "base <b>" not in before and "Row 1 of 4" in before
         assert shown.run("document.getElementById('vote-a').textContent") == pairs[0]["a"]
         for key in ("1", "2", "2", "ArrowLeft", "0"):
             shown.press(key)
         assert "Row 4 of 4" in shown.run("document.getElementById('vote').innerText")
         shown.press("2")
+        assert "Rows side by side" in shown.run("document.body.innerText")
         text = shown.run("document.getElementById('tally-text').textContent")
         votes = ["a", "b", "tie", "b"]
         wins = [pair[f"{v}_is"] for pair, v in zip(pairs, votes, strict=True) if v != "tie"]

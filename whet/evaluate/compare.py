@@ -162,7 +162,7 @@ def compare_on(contenders: Field, questions: Questions, options: Options, folder
         results,
         {"perplexity": _tokens(answers)} if any(metric.name == "perplexity" for metric in metrics) else {},
         _facts(contenders.contenders, questions, limit),
-        _remarks(questions, answers, names, limit),
+        _remarks(questions, answers, contenders.contenders, limit),
         title=f"{names[-1]} beside {names[0]}",
     )
 
@@ -251,11 +251,15 @@ def _facts(contenders: Sequence[Contender], questions: Questions, limit: int) ->
     }
 
 
-def _remarks(questions: Questions, answers: Sequence[Sequence[Said]], names: Sequence[str], limit: int) -> list[str]:
+def _remarks(
+    questions: Questions, answers: Sequence[Sequence[Said]], contenders: Sequence[Contender], limit: int
+) -> list[str]:
     remarks = []
     if questions.trained:
         remarks.append(f"These are {questions.what}.")
-    for name, each in zip(names, answers, strict=True):
+    if len({contender.place.tokenizer for contender in contenders}) > 1:
+        remarks.append("The models have different tokens: perplexities and numbers of tokens cannot be compared.")
+    for contender, each in zip(contenders, answers, strict=True):
         cut = sum(not said.answer.ended for said in each)
         if cut:
             remarks.append(

@@ -31,7 +31,7 @@ SCRIPT = """
   const data = JSON.parse(by("pairs").textContent);
   const place = "whet-votes-" + data.id;
   let votes = [];
-  let open = false;
+  let open = location.search === "?vote";
   try { votes = JSON.parse(localStorage.getItem(place) || "[]"); } catch { votes = []; }
   if (!Array.isArray(votes)) votes = [];
   votes = votes.slice(0, data.rows.length).filter((vote) => ["a", "b", "tie"].includes(vote));
@@ -54,6 +54,7 @@ SCRIPT = """
   const draw = () => {
     const done = votes.length >= data.rows.length;
     by("booth").hidden = !open || done;
+    document.body.classList.toggle("voting", open && !done && data.rows.length > 0);
     by("tally").hidden = !votes.length || (open && !done);
     by("vote-open").parentElement.hidden = open && !done;
     by("vote-open").textContent = votes.length && !done ? "Go on voting" : "Vote blind";

@@ -91,6 +91,7 @@ mark { background: var(--mark); color: var(--mark-ink); border-radius: 3px; }
 .expected .against-expected { display: block; }
 .expected .against-expected, .expected .alone .against-first { display: block; }
 .expected div:not(.alone) > .against-first { display: none; }
+.voting header, .voting section:not(#vote) { display: none; }
 .keys { margin-top: .8rem; }
 footer { color: var(--soft); font-size: .85rem; }
 @media (max-width: 40rem) {
