@@ -269,6 +269,9 @@ def compare(
     from whet.evaluate.written import write_all
 
     paths = [models] if isinstance(models, str | Path) else list(models)
+    for name in ("data", "database"):  # a text is a path too
+        if isinstance(options.get(name), str):
+            options[name] = Path(options[name])
     found, folder = compare([str(path) for path in paths], Options(**options), Path(out) if out is not None else None)
     return CompareReport(found, write_all(found, folder))
 

@@ -12,6 +12,7 @@ from compared_run import rows, train
 
 from whet import api
 from whet.config import load_config
+from whet.console import forget_notices
 from whet.errors import DataError, ModelError
 from whet.evaluate import answers as answers_module
 from whet.evaluate.answers import Asked, Store
@@ -22,6 +23,11 @@ from whet.evaluate.heldout import rows_of_run, spaced
 from whet.evaluate.likelihood import answer_logprobs
 from whet.models.load import load_model
 from whet.text.encode import encode_pairs
+
+
+@pytest.fixture(autouse=True)
+def _notices_are_said_again() -> None:
+    forget_notices()
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +72,13 @@ def test_rows_that_were_trained_on_are_named_so(run: Path, capsys: pytest.Captur
     config = load_config(run / "config.yml").model_copy(update={"val_set_size": 0})
     questions = rows_of_run(run, config, tokenizer_of(contenders_of([str(run)]).contenders[-1]), 5)
     assert questions.trained and questions.total == 30 and len(questions.examples) == 5
+    assert "TRAINED on" in capsys.readouterr().err
+
+
+def test_a_file_that_was_trained_on_is_named_so(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = load_config(run / "config.yml").datasets[0].path
+    report = api.compare(run, data=path, n=2, out=tmp_path, max_new_tokens=2)
+    assert any("TRAINED on" in remark for remark in report.comparison.remarks)
     assert "TRAINED on" in capsys.readouterr().err
 
 

@@ -263,6 +263,6 @@ def _remarks(
         cut = sum(not said.answer.ended for said in each)
         if cut:
             remarks.append(
-                f"{cut:,} of {len(each):,} answers of {name} did not end within {limit} tokens and were cut."
+                f"{cut:,} of {len(each):,} answers of {contender.name} did not end within {limit} tokens and were cut."
             )
     return remarks

@@ -88,7 +88,10 @@ def rows_of_file(
         notice(f"{path}: {count:,} rows left out: {reason}")
     if not examples:
         raise DataError(f"{path} holds no question", "rows with a prompt", "see how rows are read: whet preview")
-    return Questions(spaced(examples, n), f"{path.name}", len(examples), source=path)
+    if config is not None and path.resolve() in {config.resolve_path(e.path).resolve() for e in config.datasets}:
+        warn(f"{path} is what the run was trained on (but for rows that it held out): {TRAINED_ON}", key="trained on")
+        return Questions(spaced(examples, n), f"{path.name}, {TRAINED_ON}", len(examples), True, path)
+    return Questions(spaced(examples, n), path.name, len(examples), source=path)
 
 
 def _prompted(stream: Any, prompt: str, answer: str | None) -> Iterator[Record]:
