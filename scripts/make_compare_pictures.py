@@ -12,8 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from make_preview_pictures import COLOURS, IMAGES, LARGEST  # beside this file
-from PIL import Image
+from make_preview_pictures import COLOURS, IMAGES, LARGEST, MARGIN  # beside this file
+from PIL import Image, ImageChops
 
 SIZE = (1000, 1500)  # pixels of the window: the top of the page
 BROWSER = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
@@ -28,6 +28,9 @@ def draw(name: str, page: str) -> None:
     subprocess.run([*BROWSER, size, f"--screenshot={target}", address], check=True, capture_output=True)
     with Image.open(target) as picture:
         whole = picture.convert("RGB")
+    empty = Image.new("RGB", whole.size, whole.getpixel((0, whole.height - 1)))
+    box = ImageChops.difference(whole, empty).getbbox() or (0, 0, *whole.size)
+    whole = whole.crop((0, 0, whole.width, min(box[3] + MARGIN, whole.height)))
     for colours in COLOURS:
         whole.quantize(colours, dither=Image.Dither.NONE).save(target, optimize=True)
         if target.stat().st_size <= LARGEST:

@@ -83,7 +83,7 @@ def test_files(tmp_path: Path):
     paths = write_all(comparison, tmp_path / "out")
     assert [path.name for path in paths] == ["compare.html", "compare.md", "rows.jsonl", "summary.json"]
     lines = [json.loads(line) for line in paths[2].read_text().splitlines()]
-    assert len(lines) == 5 and lines[0]["answers"]["tuned1"]["label"] == 1.0 and lines[0]["better"] == 1
+    assert len(lines) == 5 and lines[0]["answers"]["tuned1"]["results"]["label"] == 1.0 and lines[0]["better"] == 1
     assert lines[2]["better"] == -1 and lines[0]["row"] == 1 and lines[1]["expected"] == "negative"
     summary = json.loads(paths[3].read_text())
     assert summary["n"] == 5 and summary["metrics"]["label"]["models"]["tuned1"]["better"] == 2

@@ -67,7 +67,7 @@ def test_a_prompt_is_what_stands_before_the_answer(starter):
     chat = Example(
         ({"role": "system", "content": "Be short."}, USER, ANSWER, USER), ({"role": "assistant", "content": "ok"},)
     )
-    for example in (chat, Example("Tables: a\nSQL:\n", (ANSWER,))):
+    for example in (chat, Example("Tables: a\nSQL:\n", (ANSWER,)), Example("Tables: a\nSQL: ", (ANSWER,))):
         row = encode([example.record(example.expected)])[0]
         ids = prompt_ids(tokenizer, example)
         assert row.ids[: len(ids)] == ids and [a for a, _ in row.trained] == [len(ids)]

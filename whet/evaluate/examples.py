@@ -68,14 +68,20 @@ def text_of(messages: Messages) -> str:
 
 
 def prompt_ids(tokenizer: Any, example: Example) -> list[int]:
-    """The prompt as tokens, ending where the answer begins.
+    """The prompt as tokens, ending where the answer's first token begins.
+
+    Spaces at the end of a text are left to the answer where the tokenizer joins them with the word that follows, as it
+    did in training: after a space of its own, a model continues as it never learnt to.
 
     Raises:
         ModelError: messages, and the tokenizer has no chat template.
         DataError: the template refuses the messages.
     """
     if isinstance(example.prompt, str):
-        return text_ids(tokenizer, example.prompt)
+        bare = text_ids(tokenizer, example.prompt.rstrip(" "))
+        joined = text_ids(tokenizer, example.prompt + "a")
+        whole = text_ids(tokenizer, example.prompt)
+        return bare if bare and joined[: len(whole)] != whole and joined[: len(bare)] == bare else whole
     messages = [{key: value for key, value in message.items() if key != "train"} for message in example.prompt]
     text = Marker(tokenizer).render(messages, add_generation_prompt=True, tools=example.tools)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +14,14 @@ from typing import Any
 import yaml
 
 from whet.config.sizes import format_size
-from whet.console import format_figure, format_seconds, table
+from whet.console import PLAIN_TABLE_WIDTH, format_figure, format_seconds, table
 from whet.errors import DataError
 
 DEPTH = 2  # folders below the one that is named
 SKIPPED = {"output_dir", "dataset_prepared_path"}  # keys that differ without a difference
 LONGEST = 40  # characters of a config value in the table
-MOST_KEYS = 8  # columns of config differences
+MOST_KEYS = 8  # config differences that are shown
+GAP = 3  # columns between two cells
 
 
 @dataclass(frozen=True)
@@ -88,8 +91,12 @@ class RunTable:
         return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
 
     def print(self) -> None:
-        """The table on stdout, and how many config differences it leaves out."""
+        """The table on stdout, and how many config differences it leaves out; turned where it is too wide."""
         heads, rows = self.rows()
+        width = sum(max(map(len, column)) + GAP for column in zip(heads, *rows, strict=True))
+        room = shutil.get_terminal_size().columns if sys.stdout.isatty() else PLAIN_TABLE_WIDTH
+        if width > room:
+            heads, *rows = [list(column) for column in zip(heads, *rows, strict=True)]
         table(heads, rows)
         more = len(self.differences()) - MOST_KEYS
         if more > 0:

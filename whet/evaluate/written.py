@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from whet.console import table, write_json_atomic, write_text_atomic
+from whet.evaluate.metrics import Metric
 from whet.evaluate.page import write_page
 from whet.evaluate.page_figures import change
 from whet.evaluate.results import Comparison, shown
@@ -38,8 +39,13 @@ def row_of(comparison: Comparison, i: int) -> dict[str, Any]:
     answers = {}
     for m, name in enumerate(comparison.names):
         said = comparison.said[m][i]
-        results = {metric.name: _number(comparison.results[metric.name][m, i]) for metric in comparison.metrics}
-        answers[name] = {"text": said.answer.text, "tokens": said.answer.tokens, "ended": said.answer.ended, **results}
+        results = {metric.name: _number(metric, comparison.results[metric.name][m, i]) for metric in comparison.metrics}
+        answers[name] = {
+            "text": said.answer.text,
+            "tokens": said.answer.tokens,
+            "ended": said.answer.ended,
+            "results": results,
+        }
     return {
         "row": example.number,
         "prompt": example.prompt if isinstance(example.prompt, str) else list(example.prompt),
@@ -131,5 +137,7 @@ def _plain(text: str) -> str:
     return " ".join(safe.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").split())
 
 
-def _number(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def _number(metric: Metric, value: float) -> float | None:
+    if not math.isfinite(value):
+        return None
+    return math.exp(min(value, 700.0)) if metric.kind == "perplexity" else float(value)
