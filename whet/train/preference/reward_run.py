@@ -13,7 +13,7 @@ from whet.models.scores import widen_head
 from whet.train.arguments import training_arguments
 from whet.train.memory_plan import Wish
 from whet.train.preference.reward import CollateRewards, Reward, RewardDataset, RewardObjective
-from whet.train.preference.run import PreferenceRows, look_back, metrics_lines, preference_rows, report
+from whet.train.preference.run import PreferenceRows, look_back, metrics_lines, preference_rows, report, warn_near_zero
 from whet.train.sft import Job, RunResult, run_job
 from whet.train.trainer import WhetTrainer
 
@@ -26,6 +26,7 @@ def run_reward(config: RunConfig, resume: bool = False) -> RunResult:
     """
     job = Job(preference_rows, report, reward_trainer, lambda rows: rows.train.prepared, True, look_back)
     result = run_job(config, resume, job)
+    warn_near_zero(result.loss, "a lower learning_rate or a higher center_rewards_coefficient")
     held = [line for line in metrics_lines(result.folder) if "eval_rewards/accuracies" in line]
     if len(held) > 1:
         was, now = (100 * line["eval_rewards/accuracies"] for line in (held[0], held[-1]))

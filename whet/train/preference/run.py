@@ -16,12 +16,15 @@ from whet.config.sizes import parse_size
 from whet.console import notice, warn
 from whet.data.answer_documents import documents_of
 from whet.data.answer_loader import AnswerDataset, CollateAnswers
+from whet.data.answer_rows import SAME as SAME_TOKENS
 from whet.data.answer_rows import AnswerRows, joined
 from whet.data.collect import Source
+from whet.data.formats.preference import SAME as SAME_ANSWERS
 from whet.data.prepare import TOO_LONG
 from whet.data.prepared import weighted
 from whet.data.records import Record
 from whet.data.run_rows import open_sources
+from whet.data.shared_prompts import shared_prompts
 from whet.engine.plan import policy_for
 from whet.train.arguments import training_arguments
 from whet.train.memory_plan import Wish
@@ -53,15 +56,22 @@ def run_preference(config: RunConfig, resume: bool = False) -> RunResult:
     Raises:
         WhetError: bad rows, model, or output folder; nothing half-written is left.
     """
-    result = run_job(config, resume, Job(preference_rows, report, preference_trainer, lambda rows: rows.train.prepared))
-    if config.rl in ("dpo", "simpo") and result.loss < NEAR_ZERO:
-        warn(
-            f"the mean loss is {result.loss:.3f}: the pairs were learned by heart. Take fewer epochs, a lower "
-            "learning_rate or a higher rl_beta, and look at the held-out accuracy",
-            key="near zero",
-        )
+    result = run_job(
+        config,
+        resume,
+        Job(preference_rows, report, preference_trainer, lambda rows: rows.train.prepared, after=look_back),
+    )
+    if config.rl in ("dpo", "simpo"):
+        warn_near_zero(result.loss, "a lower learning_rate or a higher rl_beta")
     _compare(result.folder)
     return result
+
+
+def warn_near_zero(loss: float, remedy: str) -> None:
+    """Where a log-sigmoid is nearly 0 nothing is left to learn, and what the pairs have by chance was learned too."""
+    if loss < NEAR_ZERO:
+        text = f"the mean loss is {loss:.3f}: the pairs were learned by heart. Take fewer epochs, {remedy}"
+        warn(f"{text}, and look at the held-out accuracy", key="near zero")
 
 
 def look_back(trainer: WhetTrainer, rows: PreferenceRows) -> dict[str, float]:
@@ -190,6 +200,14 @@ def report(rows: PreferenceRows) -> None:
         notice(f"data: {count:,} rows left out: {reason}")
     if rows.left_out.get(TOO_LONG, 0) > CUT_SHARE * len(train):
         warn(f"{rows.left_out[TOO_LONG]:,} {what} are longer than sequence_len: raise it", key="too long")
+    same = sum(rows.left_out.get(reason, 0) for reason in (SAME_ANSWERS, SAME_TOKENS))
+    if same > CUT_SHARE * len(train):
+        text = f"in {same:,} rows both answers are the same, and they teach nothing"
+        warn(f"{text}: look at how the answers were collected", key="same answers")
+    differing = shared_prompts(train.prepared, train.size).differing
+    if differing:
+        text = f"{differing:,} pairs write their prompt in two ways (the template joins it with the answer)"
+        warn(f"{text}: the difference is learned too; whet preview shows them", key="prompts differ")
     if len(train) < FEW:
         text = f"{len(train):,} {what} are few (usual are {FEW:,} and more)"
         warn(f"{text}: hold some out (val_set_size), and compare their accuracy before and after", key="few pairs")
