@@ -89,7 +89,7 @@ def test_stop_ends_an_answer_that_waits(page: Any, check_openai: Any, server: An
     assert page.value("document.getElementById('text').value") == "Tell me a story."
     assert page.value("document.querySelectorAll('.turn').length") == 0
     stream.close()
-    check_openai.until_idle(server, 5)
+    check_openai.until_idle(server, 15)
     page.click("#send")
     page.wait(DONE.format(count=1))
     assert page.complaints == []
