@@ -126,5 +126,6 @@ def test_the_whole_verb_with_a_judge(server: Server, tmp_path: Path, tiny_llama_
     lengths = [[len(said.answer.text) for said in each] for each in found.said]
     expected = [0.5 if a == b else float(b > a) for a, b in zip(*lengths, strict=True)]
     assert found.results["judge"][1].tolist() == expected
+    assert "preferred by the judge in" in report.verdict and "50% is a tie" in report.verdict
     with pytest.raises(DataError, match="--judge-model"):
         api.compare(run, judge=server.url)

@@ -151,6 +151,8 @@ def sentence(metric: Metric, first: Measured, second: Measured) -> str:
         return f"nothing to say: no row has a result of both models ({metric.title})"
     if metric.kind == "perplexity":
         return _relative(metric, first, second, part)
+    if metric.name == "judge":
+        return _preferred(metric, second)
     scale, unit = (100, "point") if metric.kind == "share" else (1, "unit")
     delta, low, high = scale * part.value, scale * part.low, scale * part.high
     small = metric.kind == "mean" or 0 < abs(delta) < 1
@@ -174,6 +176,12 @@ def sentence(metric: Metric, first: Measured, second: Measured) -> str:
 def shown(metric: Metric, value: float) -> str:
     """A value as tables show it."""
     return "-" if not math.isfinite(value) else _value(metric, value, metric.kind == "share")
+
+
+def _preferred(metric: Metric, second: Measured) -> str:
+    value, low, high = (100 * part for part in (second.value.value, second.value.low, second.value.high))
+    word = "no clear difference" if not second.clear else "better" if value > 50 else "worse"
+    return f"{word}: {metric.title} in {value:.0f}% of rows (95% interval {low:.0f}-{high:.0f}; 50% is a tie)"
 
 
 def _relative(metric: Metric, first: Measured, second: Measured, change: Interval) -> str:
