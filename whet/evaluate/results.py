@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +68,7 @@ class Comparison:
     facts: dict[str, str] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
     title: str = ""
+    _measured: dict[str, list[Measured]] = field(default_factory=dict, repr=False, compare=False)  # resampled once
 
     @property
     def main(self) -> Metric:
@@ -83,13 +83,16 @@ class Comparison:
             return 0
         return 1 if (second > first) == (chosen.better == "higher") else -1
 
-    def measured(self, metric: Metric, rows: Sequence[int] | None = None) -> list[Measured]:
+    def measured(self, metric: Metric) -> list[Measured]:
         """The metric of every model, over the rows that all models have a result of."""
+        if metric.name not in self._measured:
+            self._measured[metric.name] = self._measure(metric)
+        return self._measured[metric.name]
+
+    def _measure(self, metric: Metric) -> list[Measured]:
         results_MN = self.results[metric.name]
         weights_MN = self.weights.get(metric.name)
         kept = np.isfinite(results_MN).all(0)
-        if rows is not None:
-            kept &= np.isin(np.arange(results_MN.shape[1]), rows)
         if not kept.any():
             nothing = Interval(math.nan, math.nan, math.nan)
             return [Measured(nothing, 0)] * len(self.names)
