@@ -65,7 +65,6 @@ class TorchBackend:
         return self.chat_ids(messages) if self.has_template else self.text_ids(messages[-1]["content"])
 
     def stream(self, prompt: Any, max_tokens: int, sampling: Sampling, emit: Emit) -> int:
-
         from whet.serve.pieces import TextPieces
         from whet.serve.torch_tokens import drawn_tokens
 

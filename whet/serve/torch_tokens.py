@@ -49,7 +49,7 @@ def drawn_tokens(
         steps = _steps(model, prompt, max_tokens)
         logits_V = next(steps)
         for made in range(1, max_tokens + 1):
-            logits_V = logits_V.float().cpu()
+            logits_V = logits_V.to("cpu", torch.float32, copy=True)  # the decoder may write the next ones over these
             token = _draw(logits_V, ids, sampling, chance)
             yield Drawn(token, logits_V)
             ids.append(token)
