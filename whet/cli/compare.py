@@ -32,7 +32,7 @@ def compare(
     data: Data = None,
     type_: Annotated[str | None, typer.Option("--type", metavar="NAME", help="Type of the rows, as alpaca.")] = None,
     prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Prompt out of columns, as '{question}\\n'; or a file of it.")
+        str | None, typer.Option(metavar="TEXT", help="Prompt out of columns, as 'Q: {question} A:'; or a file of it.")
     ] = None,
     answer: Annotated[str | None, typer.Option(metavar="COLUMN", help="With --prompt: the expected answer.")] = None,
     n: Annotated[int, typer.Option("--n", min=0, metavar="N", help="Rows, evenly spaced; 0: all.")] = 100,
