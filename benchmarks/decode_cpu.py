@@ -2,7 +2,7 @@
 
     python benchmarks/decode_cpu.py
 
-Prompts of the sample task, 64 new tokens each, greedy, nothing ends early (llama.cpp: the text may end, tokens are
+Prompts of the sample task, 48 new tokens each, greedy, nothing ends early (llama.cpp: the text may end, tokens are
 counted). One sequence, and 16 at once in torch. Tokens/s of whole calls, prompt included, in turns, medians of three
 rounds; llama.cpp takes 16 prompts one after the other. All use the machine's cores. Writes results/decode_cpu.json.
 """
@@ -29,8 +29,8 @@ from whet.llamacpp import LlamaServer
 from whet.models.load import load_for_inference
 from whet.sample.rows import heldout_rows
 
-NEW, BATCH, ROUNDS = 64, 16, 3
-QUANTS = ("f32", "f16", "q8_0")
+NEW, BATCH, ROUNDS = 48, 16, 3
+QUANTS = ("f16", "q8_0")
 Call = Callable[[], int]  # makes tokens, returns how many
 
 
