@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from families import lora_model, packed
+from live_bytes import LiveBytes
 
 from whet.engine.forward import Engine
 from whet.engine.spec import Unsupported
@@ -55,6 +56,19 @@ def test_its_own_loss_and_gradients_are_what_they_were(family: str, dtype: torch
     assert torch.equal(ours[0], ours[1])
     engine.release()
     same()
+
+
+def test_weights_are_given_back_one_group_at_a_time() -> None:
+    """At the end of training the model and the engine's buffers are never both there as a whole."""
+    model = lora_model("llama")
+    engine = engine_of(model)
+    buffers = [group.storage.buffer for layer in engine.layers for group in layer.groups]
+    largest = max(buffer.numel() * buffer.element_size() for buffer in buffers)
+    with LiveBytes(buffers) as live:
+        del buffers
+        engine.release()
+    weights = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad and p.dim() == 2)
+    assert 0 < live.highest <= largest < weights / 4
 
 
 def test_both_forwards_follow_one_optimizer() -> None:

@@ -199,6 +199,7 @@ class Engine:
     def release(self) -> None:
         """Give the model weights of its own again; the engine is of no more use."""
         self._unfollow()
+        self._refresh.release()  # or every buffer would live until the last weight has been copied out of its own
         for layer in self.layers:
             for group in layer.groups:
                 group.release()

@@ -190,6 +190,10 @@ class Refresh:
         for group in self._groups:
             group.storage.touched()
 
+    def release(self) -> None:
+        """Lets go of the groups and of the views of their buffers."""
+        self._groups, self._scatter = [], Scatter([])
+
 
 def _wide_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a · b, kept in float32 where the operands are shorter."""
