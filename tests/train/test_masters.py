@@ -167,6 +167,30 @@ def test_micro_batches_are_added_in_float32() -> None:
     assert mine.gradient(parameter) is None and (mine.masters_of(parameter) < 0).all()
 
 
+def test_one_micro_batch_needs_no_sum() -> None:
+    parameter = torch.nn.Parameter(torch.zeros(10, dtype=torch.bfloat16))
+    mine = MasterOptimizer([{"params": [parameter]}], AdamW, sum_gradients=True)
+    for dtype in (torch.bfloat16, torch.float32):
+        (parameter * 2).sum().backward()
+        found = mine.gradient(parameter)
+        assert found is not None and found.dtype == dtype
+
+
+def test_a_micro_batch_that_failed_is_added_once() -> None:
+    narrow, _ = both()
+    mine = MasterOptimizer(groups(narrow), AdamW, sum_gradients=True)
+    sums = mine.added
+    assert sums is not None
+    for value in (1.0, 2.0):
+        sums.begin()
+        (narrow[0] * value).sum().backward()  # the others' gradients were not reached
+        narrow[1].grad = torch.full_like(narrow[1], 7.0)  # made, but not taken over yet
+        sums.again()
+        sum((p * value).sum() for p in narrow).backward()
+    assert all(torch.equal(found, torch.full(p.shape, 3.0)) for p in narrow if (found := mine.gradient(p)) is not None)
+    assert all(mine.gradient(p) is not None for p in narrow)
+
+
 def test_weights_that_others_change_are_started_from(capsys: pytest.CaptureFixture[str]) -> None:
     narrow, _ = both()
     mine = MasterOptimizer(groups(narrow), partial(AdamW, lr=1e-5))

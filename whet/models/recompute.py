@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 PROBES = 12  # the number of layers is found within a twelfth of them: four tries
+SHORTAGES = 6  # so many leave no layer that keeps everything
 
 
 def recompute(model: Any) -> None:
@@ -26,7 +28,7 @@ def keep_as_many(model: Any, fits: Callable[[], bool]) -> tuple[int, int]:
     Returns:
         how many layers keep everything, and how many there are; all of them do not fit.
     """
-    layers = [module for module in model.modules() if _is_layer(module)]
+    layers = _layers(model)
     fewest, most = 0, len(layers)
     while most - fewest > max(1, len(layers) // PROBES):
         tried = (fewest + most) // 2
@@ -36,11 +38,33 @@ def keep_as_many(model: Any, fits: Callable[[], bool]) -> tuple[int, int]:
     return fewest, len(layers)
 
 
-def _is_layer(module: Any) -> bool:
-    """A layer with a switch of its own, as transformers' ``every_n_layers`` uses it."""
+def keep_fewer(model: Any) -> tuple[int, int]:
+    """After a shortage: fewer layers keep everything, or none where few were left; checkpointing is switched on.
+
+    Returns:
+        how many layers kept everything before, and how many do now; equal where nothing is left to give up.
+    """
+    before, layers = kept_layers(model)
+    if not before:
+        return 0, 0
+    if before == layers:
+        recompute(model)
+    after = max(0, before - math.ceil(layers / SHORTAGES))
+    _keep_last(_layers(model), after)
+    return before, after
+
+
+def kept_layers(model: Any) -> tuple[int, int]:
+    """How many layers keep everything, and how many there are that can do without."""
+    layers = _layers(model)
+    return sum(not layer.gradient_checkpointing for layer in layers), len(layers)
+
+
+def _layers(model: Any) -> list[Any]:
+    """Those with a switch of their own, as transformers' ``every_n_layers`` uses it."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    return isinstance(module, GradientCheckpointingLayer)
+    return [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
 def _keep_last(layers: list[Any], count: int) -> None:

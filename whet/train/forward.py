@@ -111,6 +111,10 @@ class Way(NamedTuple):
 class Counter(Protocol):
     """Means over examples."""
 
+    def way_back(self) -> Callable[[], None]:
+        """What brings the figures back to what they are now."""
+        ...
+
     def take(self) -> dict[str, float]:
         """The means so far; counting begins anew."""
         ...

@@ -95,20 +95,52 @@ class Piece:
 class Sums:
     """Gradients of several micro-batches, added in float32: autograd would add them in bfloat16, and round each sum.
 
-    A gradient is taken over as soon as autograd has made it: 4 bytes a parameter instead of 2.
+    A gradient is taken over as soon as autograd has made it. The first one stays as it is; a second one makes the sum:
+    4 bytes a parameter instead of 2.
+
+    Attributes:
+        sums: gradients so far, in the dtype of their parameters or in float32.
     """
 
     def __init__(self, parameters: Iterable[Parameter]) -> None:
+        self.parameters = list(parameters)
         self.sums: dict[Parameter, torch.Tensor] = {}
-        self.hooks = [p.register_post_accumulate_grad_hook(self._take) for p in parameters if p.dtype != torch.float32]
+        self._taken: set[Parameter] = set()  # in this micro-batch
+        self._there: set[Parameter] = set()  # its gradients that a run of it which failed has left
+        self.hooks = [p.register_post_accumulate_grad_hook(self._take) for p in self.parameters]
+
+    def begin(self) -> None:
+        """A micro-batch begins."""
+        self._taken, self._there = set(), set()
+
+    def again(self) -> None:
+        """The micro-batch failed and is run again: gradients that it gave already are not added twice."""
+        self._there = set(self._taken)
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def fill(self) -> None:
+        """Sums of zero."""
+        for parameter in self.parameters:
+            self.sums[parameter] = torch.zeros_like(parameter, dtype=torch.float32, requires_grad=False)
+
+    def clear(self) -> None:
+        """A step is over."""
+        self.sums.clear()
+        self.begin()
 
     def _take(self, parameter: torch.Tensor) -> None:
         gradient = parameter.grad
         assert gradient is not None and isinstance(parameter, Parameter)
-        if parameter in self.sums:
-            self.sums[parameter].add_(gradient)
-        else:
-            self.sums[parameter] = gradient.float()
+        if parameter not in self._there:
+            so_far = self.sums.get(parameter)
+            if so_far is None:
+                self.sums[parameter] = gradient
+            elif so_far.dtype == torch.float32:
+                so_far.add_(gradient)
+            else:
+                self.sums[parameter] = so_far.float().add_(gradient)
+            self._taken.add(parameter)
         parameter.grad = None
 
 
@@ -189,7 +221,7 @@ class MasterOptimizer(torch.optim.Optimizer):
                 piece.close()
         self._factor = None
         if self.added is not None:
-            self.added.sums.clear()
+            self.added.clear()
         self._note_versions()
         return loss
 
@@ -234,7 +266,7 @@ class MasterOptimizer(torch.optim.Optimizer):
         """Forget the gradients of this step."""
         super().zero_grad(set_to_none)
         if self.added is not None:
-            self.added.sums.clear()
+            self.added.clear()
 
     def state_dict(self) -> dict[str, Any]:
         """The lower halves of the masters and the library's state; the upper halves are the model's weights."""

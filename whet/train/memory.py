@@ -12,7 +12,7 @@ from whet.config.sizes import format_size
 from whet.console import notice
 from whet.engine.plan import Goal
 from whet.errors import TrainingError
-from whet.models.recompute import keep_as_many, recompute
+from whet.models.recompute import keep_as_many, keep_fewer, kept_layers, recompute
 from whet.train.batches import Batches
 from whet.train.memory_plan import Planner, probe_peak
 
@@ -62,20 +62,23 @@ class Memory:
         """Gradient checkpointing of the model's own forward, of as few layers as memory allows.
 
         Args:
-            measure: bytes at the highest point of the largest micro-batch; None: it does not fit.
+            measure: bytes at the highest point of the largest micro-batch, beside the gradients of earlier ones;
+                None: it does not fit.
             coming: bytes that the optimizer will take at its first step.
         """
-        peak = measure()
-        if peak is not None and peak + coming <= self.budget:
-            return
 
         def fits() -> bool:
-            taken = measure()
-            return taken is not None and taken + coming <= ROOM * self.budget
+            nonlocal peak
+            peak = measure()
+            return peak is not None and peak + coming <= ROOM * self.budget
 
+        peak: int | None = None
+        if fits():
+            return
+        without = peak
         recompute(self.model)
         kept, layers = keep_as_many(self.model, fits)
-        taken = f"takes {format_size(peak + coming)}" if peak else "does not fit"
+        taken = f"takes {format_size(without + coming)}" if without else "does not fit"
         which = f"for {layers - kept} of {layers} layers" if kept else "for all layers"
         notice(f"memory: without gradient checkpointing the largest micro-batch {taken}; it is used {which}")
 
@@ -84,13 +87,23 @@ class Memory:
         device = next(self.model.parameters()).device
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
         if self.planner is None:
-            return {"peak_bytes": peak}
+            kept, layers = kept_layers(self.model)
+            told = {"layers_keep": f"{kept} x everything, {layers - kept} x inputs"} if layers else {}
+            return {**told, "peak_bytes": peak}
         plan = self.planner.plan
         return {"layers_keep": str(plan), "planned_peak_bytes": plan.peak_bytes, "peak_bytes": peak}
 
     def lower(self) -> bool:
         """After a shortage. False where nothing can be given up."""
-        return self.planner is not None and self.planner.lower()
+        if self.planner is not None:
+            return self.planner.lower()
+        if self.goal != "fastest":
+            return False
+        before, after = keep_fewer(self.model)
+        if before == after:
+            return False
+        notice(f"out of memory: {after} layers keep everything from now on, not {before}")
+        return True
 
 
 def out_of_memory(error: Exception) -> TrainingError:

@@ -34,6 +34,7 @@ from whet.train.memory import Memory, out_of_memory
 from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory_limit
 from whet.train.optim import adapter_optimizer
 from whet.train.shared_attention import is_told, say_shared, sharing_prompts
+from whet.train.shortage import again_with_less, hold_gradients, way_back
 
 
 class WhetTrainer(Trainer):
@@ -191,7 +192,7 @@ class WhetTrainer(Trainer):
         goal = self.wish.goal or goal_of(own, args)
         budget = memory_budget(args.device, self.wish.max_memory)
         trained = sum(p.numel() * p.element_size() for p in own.parameters() if p.requires_grad)
-        held = trained if args.gradient_accumulation_steps > 1 else 0  # _gradients_so_far
+        held = trained if args.gradient_accumulation_steps > 1 else 0  # way_back
         planner = Planner(self.engine, batches, goal, budget, held) if self.engine is not None else None
         return Memory(planner, own, batches, goal, budget)
 
@@ -204,28 +205,27 @@ class WhetTrainer(Trainer):
             # of several processes, one whose probe fails would leave the others waiting
             probe = partial(self._probe, model) if self.accelerator.num_processes == 1 else None
             moment = moment_bytes(getattr(self.args.optim, "value", self.args.optim))
-            memory.settle(probe, not_yet=self.flat is None, moment=moment)
-        held = self._gradients_so_far()
-        try:
-            loss = super().training_step(model, inputs, num_items_in_batch)
-        except torch.OutOfMemoryError:
-            if held is None or not memory.lower():
-                raise
-            held()
-            loss = super().training_step(model, inputs, num_items_in_batch)
+            made = self.masters is not None and bool(self.masters.inner.state)  # of a run that goes on
+            memory.settle(probe, not_yet=self.flat is None and not made, moment=moment)
+        step = partial(super().training_step, model, inputs, num_items_in_batch)
+        loss = again_with_less(step, memory.lower, self._way_back(model))
         layout = inputs["layout"]
         self.meter.add(layout.real, layout.labelled)
         return loss
 
-    def _gradients_so_far(self) -> Callable[[], None] | None:
-        """How to take back what a failed backward has added; None where that cannot be told."""
-        if self.flat is None:
-            return None
-        flat = self.flat
-        if self.args.gradient_accumulation_steps == 1:
-            return flat.zero
-        flat.attach()  # transformers sets gradients to None after each step: the buffer is zero only now
-        return partial(flat.restore, flat.gradients.clone())
+    def _way_back(self, model: Any) -> Callable[[], None] | None:
+        """How to take back what a failed micro-batch has added to gradients and figures; None where that cannot be."""
+        accumulation, processes = self.args.gradient_accumulation_steps, self.accelerator.num_processes
+        gradients = way_back(model, self.flat, self.masters, accumulation, processes)
+        if gradients is None or self.objective is None:
+            return gradients
+        figures = self.objective.training.way_back()
+
+        def both() -> None:
+            gradients()
+            figures()
+
+        return both
 
     def _probe(self, model: Any) -> None:
         """Forward and backward of the largest micro-batch; leaves nothing behind."""
@@ -234,17 +234,21 @@ class WhetTrainer(Trainer):
         dataset: Any = self.train_dataset
         inputs = self._prepare_inputs(self.data_collator([dataset[item] for item in memory.batches.widest]))
         model.train()
-        with self.compute_loss_context_manager():
-            loss = self._loss_sum(model, inputs)
-        loss.backward()
-        if self.flat is not None:
-            self.flat.zero()
-        elif self.masters is not None:
-            self.masters.zero_grad()
-        else:
-            model.zero_grad()
-        if self.objective is not None:
-            self.objective.training.take()  # the probe is no step
+        try:
+            if self.flat is None and self.args.gradient_accumulation_steps > 1:
+                hold_gradients(model, self.masters)
+            with self.compute_loss_context_manager():
+                loss = self._loss_sum(model, inputs)
+            loss.backward()
+        finally:  # after a shortage, too
+            if self.flat is not None:
+                self.flat.zero()
+            elif self.masters is not None:
+                self.masters.zero_grad()
+            else:
+                model.zero_grad()
+            if self.objective is not None:
+                self.objective.training.take()  # the probe is no step
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -21,6 +21,15 @@ class Figures:
                 total = values.detach().double().sum() if values.device.type != "mps" else values.detach().sum()
                 self._sums[name] = self._sums[name] + total if name in self._sums else total
                 self._counts[name] = self._counts.get(name, 0) + values.numel()
+
+    def way_back(self) -> Callable[[], None]:
+        """What brings the figures back to what they are now."""
+        sums, counts = dict(self._sums), dict(self._counts)
+
+        def back() -> None:
+            self._sums, self._counts = dict(sums), dict(counts)
+
+        return back
 
     def take(self) -> dict[str, float]:
         """The means so far; counting begins anew."""
