@@ -1,4 +1,4 @@
-"""Full fine-tuning where memory ends: what the probe counts, how much is recomputed, a micro-batch that is run again."""
+"""Full fine-tuning where memory ends: what the probe counts, how much is recomputed, a micro-batch that runs again."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_without_a_way_back_nothing_is_repeated() -> None:
         calls.append(1)
         raise torch.OutOfMemoryError(MESSAGE)
 
-    with pytest.raises(torch.OutOfMemoryError, match="2.00 GiB"):
+    with pytest.raises(torch.OutOfMemoryError, match=r"2\.00 GiB"):
         again_with_less(step, lambda: pytest.fail("lowered"), None)
     assert len(calls) == 1
 

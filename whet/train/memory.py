@@ -67,17 +67,14 @@ class Memory:
             coming: bytes that the optimizer will take at its first step.
         """
 
-        def fits() -> bool:
-            nonlocal peak
-            peak = measure()
-            return peak is not None and peak + coming <= ROOM * self.budget
+        def fits(taken: int | None) -> bool:
+            return taken is not None and taken + coming <= ROOM * self.budget
 
-        peak: int | None = None
-        if fits():
+        without = measure()
+        if fits(without):
             return
-        without = peak
         recompute(self.model)
-        kept, layers = keep_as_many(self.model, fits)
+        kept, layers = keep_as_many(self.model, lambda: fits(measure()))
         taken = f"takes {format_size(without + coming)}" if without else "does not fit"
         which = f"for {layers - kept} of {layers} layers" if kept else "for all layers"
         notice(f"memory: without gradient checkpointing the largest micro-batch {taken}; it is used {which}")

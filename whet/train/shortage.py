@@ -1,4 +1,4 @@
-"""A micro-batch that runs out of memory is run again with less kept; what it had added to the gradients is taken back."""
+"""A micro-batch that runs out of memory runs again with less kept; what it had added to gradients is taken back."""
 
 from __future__ import annotations
 
