@@ -5,7 +5,8 @@ So each weight has a float32 master. Its upper 16 bits are the weight itself; on
 master comes into being for the moment of its update, some million weights at a time, and with it its float32 gradient:
 AdamW takes 2 bytes a parameter for the weight, 2 for the lower half, 2 for the gradient and 8 for the moments.
 
-The update is another library's: torch's AdamW, bitsandbytes' or torchao's with 8-bit or paged moments.
+The update is another library's: torch's AdamW, bitsandbytes' or torchao's with 8-bit or paged moments. torch's AdamW is
+done by a kernel on a GPU (``master_kernel.py``), for which no master and no float32 gradient comes into being.
 """
 
 from __future__ import annotations
@@ -17,29 +18,13 @@ import torch
 from torch.nn import Parameter
 
 from whet.console import notice
+from whet.engine.kernels.adamw import join, split_
+from whet.engine.kernels.dispatch import uses_triton
 from whet.errors import TrainingError
+from whet.train.master_kernel import kernel_for
 
 BUCKET = 1 << 25  # elements whose masters and float32 gradients exist at once: 0.5 GB with what the split takes
-LARGEST_LOW = 2**15 - 1
 FORMAT = "whet masters 1"
-
-
-def join(weights: torch.Tensor, low: torch.Tensor) -> torch.Tensor:
-    """float32 masters from bfloat16 weights and int16 lower halves of the same shape."""
-    bits = weights.view(torch.int16).to(torch.int32) << 16
-    return bits.add_(low).view(torch.float32)
-
-
-def split_(masters: torch.Tensor, weights: torch.Tensor, low: torch.Tensor) -> None:
-    """Write masters, rounded to the nearest, into ``weights`` and what is left of their bits into ``low``.
-
-    ``join`` gives the masters back bit for bit, but for those halfway between two weights that were rounded towards
-    zero: they come back one unit of float32 nearer to it, since 32768 is no int16.
-    """
-    weights.copy_(masters)
-    rest = weights.view(torch.int16).to(torch.int32) << 16
-    torch.sub(masters.view(torch.int32), rest, out=rest)
-    low.copy_(rest.clamp_(max=LARGEST_LOW))
 
 
 def round_at_random(masters: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -174,6 +159,7 @@ class MasterOptimizer(torch.optim.Optimizer):
         self.buckets = _buckets(piece for pieces in self.pieces.values() for piece in pieces)
         leaves = [[piece.leaf for p in group["params"] for piece in self.pieces[p]] for group in groups]
         self.inner = make([{**group, "params": part} for group, part in zip(groups, leaves, strict=True)])
+        self.kernel = kernel_for(self.inner)
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self.inner.param_groups]
         super().__init__(
             [{**known, "params": group["params"]} for known, group in zip(settings, groups, strict=True)],
@@ -210,20 +196,36 @@ class MasterOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._follow()
+        fast = self.kernel is not None and self.kernel.able and all(map(uses_triton, self.pieces))
+        update = self._by_kernel if fast else self._by_library
+        if self.kernel is not None and not fast:
+            self.kernel.hand_over()
         for bucket in self.buckets:
             there = [(piece, g) for piece in bucket if (g := self.gradient(piece.parameter)) is not None]
-            for piece, gradient in there:
-                factor = self._factor
-                piece.open(gradient, factor if factor is None else factor.to(gradient.device))
             if there:
-                self.inner.step()
-            for piece, _ in there:
-                piece.close()
+                update(there)
         self._factor = None
         if self.added is not None:
             self.added.clear()
         self._note_versions()
         return loss
+
+    def _by_library(self, there: list[tuple[Piece, torch.Tensor]]) -> None:
+        factor = self._factor
+        for piece, gradient in there:
+            piece.open(gradient, factor if factor is None else factor.to(gradient.device))
+        self.inner.step()
+        for piece, _ in there:
+            piece.close()
+
+    def _by_kernel(self, there: list[tuple[Piece, torch.Tensor]]) -> None:
+        assert self.kernel is not None
+        factor = self._factor
+        for piece, gradient in there:
+            part = gradient.reshape(-1)[piece.part]
+            scale = factor if factor is None else factor.to(gradient.device)
+            self.kernel.update(piece.leaf, piece.weights, piece.low, part, scale)
+            torch.autograd.graph.increment_version(piece.parameter)
 
     def _follow(self) -> None:
         """Pass on what a scheduler has set; masters of weights that others changed start from those."""
@@ -270,6 +272,8 @@ class MasterOptimizer(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """The lower halves of the masters and the library's state; the upper halves are the model's weights."""
+        if self.kernel is not None:
+            self.kernel.hand_over()
         low = [piece.low for pieces in self.pieces.values() for piece in pieces]
         return {
             "format": FORMAT,
@@ -288,6 +292,8 @@ class MasterOptimizer(torch.optim.Optimizer):
         low = state_dict.get("low", [])
         if state_dict.get("format") != FORMAT or list(map(_size, low)) != [_size(piece.low) for piece in pieces]:
             raise _of_another()
+        if self.kernel is not None:
+            self.kernel.hand_over()  # before other counters come
         try:
             self.inner.load_state_dict(state_dict["state"])
             super().load_state_dict({"state": {}, "param_groups": state_dict["param_groups"]})
