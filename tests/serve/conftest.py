@@ -42,6 +42,7 @@ def _script(name: str) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def check_openai() -> ModuleType:
+    _script("openai_server")  # which it imports by this name
     return _script("check_openai")
 
 
