@@ -167,6 +167,22 @@ def test_a_state_goes_on_with_the_kernel_and_without(first: bool, fused: bool, m
         torch.testing.assert_close(mine.masters_of(one), two.detach(), rtol=1e-6, atol=2e-8)
 
 
+def test_moments_that_are_made_before_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow, other = both()[0], both()[0]
+    for one, two in zip(narrow, other, strict=True):
+        two.data = one.detach().clone()
+    late = MasterOptimizer(groups(narrow), AdamW)
+    assert not late.make_state()  # torch makes them itself
+    monkeypatch.setattr(masters_module, "uses_triton", lambda _: True)
+    early = MasterOptimizer(groups(other), AdamW)
+    assert early.make_state() and len(early.inner.state) == sum(map(len, early.pieces.values()))
+    for mine, parameters in ((early, other), (late, narrow)):
+        torch.manual_seed(3)
+        run(mine, parameters, 3)
+        assert mine.make_state()
+    assert all(map(torch.equal, master_bits(early, other), master_bits(late, narrow)))
+
+
 def test_the_kernel_is_for_plain_adamw_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(masters_module, "uses_triton", lambda _: True)
     monkeypatch.setattr(KernelAdamW, "update", lambda *_: pytest.fail("used"))

@@ -30,6 +30,17 @@ class KernelAdamW:
         """Whether the settings, which a checkpoint may have brought, are plain AdamW's."""
         return not any(group.get(rule) for group in self.inner.param_groups for rule in OTHER_RULES)
 
+    def make_state(self, leaf: Parameter, weights_N: torch.Tensor) -> None:
+        """Moments of zero where there are none yet, as torch makes them."""
+        group, state = self.inner.param_groups[self.group_of[leaf]], self.inner.state[leaf]
+        if state:
+            return
+        device = weights_N.device
+        state["step"] = torch.zeros((), dtype=torch.float32, device=device if group.get("fused") else "cpu")
+        for name in ("exp_avg", "exp_avg_sq"):
+            state[name] = torch.zeros(len(weights_N), dtype=torch.float32, device=device)
+        self._steps[leaf] = 0
+
     def update(
         self,
         leaf: Parameter,
@@ -40,12 +51,7 @@ class KernelAdamW:
     ) -> None:
         """As ``adamw.adamw_``, with the state of ``leaf``."""
         group, state = self.inner.param_groups[self.group_of[leaf]], self.inner.state[leaf]
-        if not state:
-            device = weights_N.device
-            state["step"] = torch.zeros((), device=device if group.get("fused") else "cpu")  # as torch makes it
-            for name in ("exp_avg", "exp_avg_sq"):
-                state[name] = torch.zeros(len(weights_N), dtype=torch.float32, device=device)
-            self._steps[leaf] = 0
+        self.make_state(leaf, weights_N)
         if leaf not in self._steps:
             self._steps[leaf] = int(state["step"])
         self._steps[leaf] += 1

@@ -196,7 +196,7 @@ class MasterOptimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         self._follow()
-        fast = self.kernel is not None and self.kernel.able and all(map(uses_triton, self.pieces))
+        fast = self._fast
         update = self._by_kernel if fast else self._by_library
         if self.kernel is not None and not fast:
             self.kernel.hand_over()
@@ -209,6 +209,24 @@ class MasterOptimizer(torch.optim.Optimizer):
             self.added.clear()
         self._note_versions()
         return loss
+
+    @property
+    def _fast(self) -> bool:
+        """The kernel updates."""
+        one_of_each = {parameter.device: parameter for parameter in self.pieces}.values()
+        return self.kernel is not None and self.kernel.able and all(map(uses_triton, one_of_each))
+
+    def make_state(self) -> bool:
+        """Moments now instead of in the gaps that the first step's activations leave, where the kernel updates.
+
+        Returns:
+            whether there are moments.
+        """
+        if self._fast and self.kernel is not None:
+            for pieces in self.pieces.values():
+                for piece in pieces:
+                    self.kernel.make_state(piece.leaf, piece.weights)
+        return bool(self.inner.state)
 
     def _by_library(self, there: list[tuple[Piece, torch.Tensor]]) -> None:
         factor = self._factor

@@ -205,7 +205,7 @@ class WhetTrainer(Trainer):
             # of several processes, one whose probe fails would leave the others waiting
             probe = partial(self._probe, model) if self.accelerator.num_processes == 1 else None
             moment = moment_bytes(getattr(self.args.optim, "value", self.args.optim))
-            made = self.masters is not None and bool(self.masters.inner.state)  # of a run that goes on
+            made = self.masters is not None and self.masters.make_state()  # now, or of a run that goes on
             memory.settle(probe, not_yet=self.flat is None and not made, moment=moment)
         step = partial(super().training_step, model, inputs, num_items_in_batch)
         loss = again_with_less(step, memory.lower, self._way_back(model))
