@@ -58,7 +58,7 @@ def batches(dataset: PackedDataset) -> Batches:
 def planner_of(model: Any, batches: Batches, goal: Any = "fastest", budget: int = PLENTY, held: int = 0) -> Planner:
     engine = Engine.attach(model)
     assert isinstance(engine, Engine)
-    return Planner(engine, batches, goal, budget, held)
+    return Planner(engine, {1: batches}, goal, budget, held)
 
 
 def trainer_of(model: Any, dataset: PackedDataset, folder: Path, wish: Wish = FASTEST, **settings: Any) -> WhetTrainer:

@@ -137,16 +137,20 @@ def collate_answers(items: Sequence[Item], pad_id: int = 0, *, flat: bool = Fals
     names = ("input_ids", "labels", "position_ids")
     rows = [{name: torch.cat([item[name] for item in items]) for name in names}] if flat else items
     batch = collate(rows, pad_id)
-    found: list[AnswerLayout] = [item["answers"] for item in items]
-    batch["answers"] = AnswerLayout(
-        tuple(tokens for layout in found for tokens in layout.tokens),
-        tuple(number for layout in found for number in layout.documents),
-        sum(layout.examples for layout in found),
-        None if found[0].good is None else tuple(good for layout in found for good in layout.good or ()),
-    )
+    batch["answers"] = join_answers([item["answers"] for item in items])
     if "reference" in items[0]:
         batch["reference"] = torch.cat([item["reference"] for item in items])
     others = [item["others"] for item in items if "others" in item]
     if others:
         batch["others"] = collate_answers(others, pad_id, flat=flat)
     return batch
+
+
+def join_answers(layouts: Sequence[AnswerLayout]) -> AnswerLayout:
+    """Of several batches, one after the other."""
+    return AnswerLayout(
+        tuple(tokens for layout in layouts for tokens in layout.tokens),
+        tuple(number for layout in layouts for number in layout.documents),
+        sum(layout.examples for layout in layouts),
+        None if layouts[0].good is None else tuple(good for layout in layouts for good in layout.good or ()),
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from whet.data.answer_loader import AnswerDataset
 from whet.data.loader import PackedDataset, PaddedDataset
 from whet.engine.memory import Work
+from whet.engine.plan import MERGED_TOKENS, Works
 
 
 class Batches(NamedTuple):
@@ -27,6 +28,34 @@ class Batches(NamedTuple):
     typical: Work
     widest: Sequence[int]
     fill: float
+
+
+def count_merged(
+    dataset: PackedDataset | PaddedDataset | AnswerDataset, micro: int, accumulation: int, seed: int, most: int
+) -> dict[int, Batches]:
+    """Micro-batches by how many of a step's could go through at once: 1, and divisors of ``accumulation`` up to
+    ``most``, as long as the merged ones stay small. Other arguments as of ``count_batches``."""
+    alone = count_batches(dataset, micro, accumulation, seed)
+    found = {1: alone}
+    for times in range(2, min(most, accumulation) + 1):
+        if accumulation % times or alone.number < times:
+            continue
+        more = count_batches(dataset, micro * times, accumulation // times, seed)
+        if more.largest.tokens > MERGED_TOKENS:
+            break
+        found[times] = more._replace(typical=_together(alone.typical, times), fill=alone.fill)
+    return found
+
+
+def works_of(batches: Mapping[int, Batches]) -> dict[int, Works]:
+    """What a plan needs to know of them."""
+    return {times: Works(found.largest, found.typical) for times, found in batches.items()}
+
+
+def _together(work: Work, times: int) -> Work:
+    """So many micro-batches one after the other, with the padding that they have."""
+    tokens, labelled, squares, count, equal, attended = work
+    return Work(times * tokens, times * labelled, times * squares, -(-count // times), equal, times * attended)
 
 
 def count_batches(

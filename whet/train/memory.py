@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -26,15 +26,29 @@ class Memory:
         planner: of the engine; None: the model's own forward runs, which keeps everything or, with gradient
             checkpointing, the inputs of its layers.
         model: the user's own.
+        batches: by how many micro-batches of a step go through at once.
         budget: bytes.
 
     Attributes:
         settled: the plan was tried.
     """
 
-    def __init__(self, planner: Planner | None, model: Any, batches: Batches, goal: Goal, budget: int) -> None:
-        self.planner, self.model, self.batches, self.goal, self.budget = planner, model, batches, goal, budget
+    def __init__(
+        self, planner: Planner | None, model: Any, batches: Mapping[int, Batches], goal: Goal, budget: int
+    ) -> None:
+        self.planner, self.model, self.goal, self.budget = planner, model, goal, budget
+        self._batches = batches
         self.settled = False
+
+    @property
+    def at_once(self) -> int:
+        """Micro-batches of a step that go through together; it never grows during a training."""
+        return self.planner.plan.at_once if self.planner is not None else 1
+
+    @property
+    def batches(self) -> Batches:
+        """As they go through."""
+        return self._batches[self.at_once]
 
     def settle(self, probe: Callable[[], None] | None, not_yet: bool, moment: int = 8) -> None:
         """Before the first step. On a GPU the choice is tried; on a CPU nobody can tell what was taken.

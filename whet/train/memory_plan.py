@@ -8,7 +8,7 @@ step. Where the probe takes more than was predicted, the plan is made again with
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,12 +21,12 @@ from whet.config.sizes import format_size
 from whet.console import notice
 from whet.engine.forward import Engine
 from whet.engine.lora import base_of
-from whet.engine.plan import Goal, Plan, choose
+from whet.engine.plan import Goal, Plan, choose_merged
 from whet.engine.rates import H200, CardRates, card_of, measure
 from whet.engine.shape import Shape, shape_of_model
 from whet.engine.storage import Nf4
 from whet.engine.weights import PAD
-from whet.train.batches import Batches
+from whet.train.batches import Batches, works_of
 
 SPARE = 512 * 2**20  # bytes of a GPU left to libraries that allocate beside torch
 CPU_SHARE = 0.8  # of the free memory: the data and the tokenizer need some too
@@ -55,7 +55,7 @@ class Planner:
     """Chooses the policies of an engine, and lowers them.
 
     Args:
-        batches: of the training data.
+        batches: of the training data, by how many micro-batches of a step go through at once; 1 is among them.
         budget: bytes that this process may hold on the device.
         held: bytes that the training loop needs beside the engine's.
 
@@ -64,8 +64,9 @@ class Planner:
         measured: bytes allocated at the highest point of the last probe, dense copies left out; None: not probed.
     """
 
-    def __init__(self, engine: Engine, batches: Batches, goal: Goal, budget: int, held: int = 0) -> None:
-        self.engine, self.batches, self.goal, self.budget = engine, batches, goal, budget
+    def __init__(self, engine: Engine, batches: Mapping[int, Batches], goal: Goal, budget: int, held: int = 0) -> None:
+        self.engine, self.goal, self.budget = engine, goal, budget
+        self._batches = dict(batches)
         self.shape = shape_of_engine(engine)
         self.card = _card(engine)
         self.held = held
@@ -102,18 +103,29 @@ class Planner:
 
     def lower(self) -> bool:
         """After a shortage of memory: keep less. False where nothing is left to give up."""
+        merged = self.plan.at_once > 1
         if not self._lower():
             return False
         self._apply(resident=True)
-        notice(f"out of memory: layers keep less from now on: {self.plan}")
+        what = "micro-batches go one by one" if merged else "layers keep less"
+        notice(f"out of memory: {what} from now on: {self.plan}")
         return True
+
+    @property
+    def batches(self) -> Batches:
+        """As they go through with the plan in force."""
+        return self._batches[self.plan.at_once]
 
     def __str__(self) -> str:
         measured = f", {format_size(self.measured)} measured without dense copies" if self.measured else ""
         return f"{self.plan}; peak {format_size(self.plan.peak_bytes)} of {format_size(self.budget)}{measured}"
 
     def _lower(self) -> bool:
-        """The next plan that keeps less than the one in force."""
+        """The next plan that keeps less than the one in force; micro-batches that were one come apart first."""
+        if self.plan.at_once > 1:
+            self._batches = {1: self._batches[1]}
+            self.plan = self._choose()
+            return True
         before = _kept(self.plan)
         while self.missing < self.budget:
             self.missing += max(int(STEP_DOWN * self.budget), 1)
@@ -123,8 +135,8 @@ class Planner:
         return False
 
     def _choose(self) -> Plan:
-        largest, typical = self.batches.largest, self.batches.typical
-        return choose(self.shape, largest, max(1, self.budget - self.missing), self.card, self.goal, typical)
+        room = max(1, self.budget - self.missing)
+        return choose_merged(self.shape, works_of(self._batches), room, self.card, self.goal)
 
     def _apply(self, resident: bool) -> None:
         engine, plan = self.engine, self.plan
@@ -134,7 +146,7 @@ class Planner:
 
 def _kept(plan: Plan) -> tuple[Any, ...]:
     """What a plan decides, dense copies last."""
-    return plan.policies, plan.tile, plan.chunk_rows, plan.resident
+    return plan.at_once, plan.policies, plan.tile, plan.chunk_rows, plan.resident
 
 
 def shape_of_engine(engine: Engine) -> Shape:

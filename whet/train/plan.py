@@ -17,14 +17,14 @@ from whet.data.answer_loader import AnswerDataset
 from whet.data.loader import PackedDataset, PaddedDataset
 from whet.data.run_rows import Rows, prepare_rows
 from whet.engine.memory import Work
-from whet.engine.plan import Alternative, Goal, Plan, choose, policy_for
+from whet.engine.plan import Alternative, Goal, Plan, choose_merged, policy_for
 from whet.engine.rates import H200, CardRates, card_of, measure
 from whet.engine.shape import Shape, Storage, shape_of_config
 from whet.engine.weights import PAD
 from whet.errors import WhetError
 from whet.models.load import config_of
 from whet.train.base import base_name, longest_row, tokenizer_for
-from whet.train.batches import count_batches
+from whet.train.batches import Batches, count_merged, works_of
 from whet.train.fallback import weights_asked
 from whet.train.full_plan import FullPlan, plan_full
 from whet.train.memory_plan import SPARE, memory_budget
@@ -53,13 +53,15 @@ class Steps:
         largest, typical: the largest and the mean micro-batch.
         fill: real tokens / tokens with padding.
         micro_batches: of one pass over the rows.
+        merged: micro-batches by how many of a step's go through at once.
     """
 
     count: int
     largest: Work
     typical: Work
     fill: float
-    micro_batches: int = 1
+    micro_batches: int
+    merged: dict[int, Batches]
 
 
 @dataclass(frozen=True)
@@ -201,7 +203,7 @@ def plan_run(config: RunConfig, max_memory: str | None = None, gpu: str | None =
         return RunPlan(config, device, rows, steps, None, goal, {}, "", notes, full, pairs)
 
     def planned(shape: Shape, goal: Goal) -> Plan:
-        return choose(shape, steps.largest, device.budget, device.card, goal, steps.typical)
+        return choose_merged(shape, works_of(steps.merged), device.budget, device.card, goal)
 
     others: dict[str, Plan] = {}
     if device.kind == "cuda":
@@ -214,7 +216,8 @@ def plan_run(config: RunConfig, max_memory: str | None = None, gpu: str | None =
 
 def _with_reference(found: RunPlan, pairs: Pairs, shape: Shape) -> RunPlan:
     """The time of the passes without gradients."""
-    once = forward_seconds(shape, found.steps.typical, found.device.card)
+    at_once = found.plan.at_once if found.plan is not None else 1
+    once = forward_seconds(shape, found.steps.merged[at_once].typical, found.device.card)
     epoch = math.ceil(found.steps.micro_batches / found.config.gradient_accumulation_steps)
     return replace(found, extra_seconds=pairs.passes * once, ahead_seconds=epoch * once if pairs.ahead else 0.0)
 
@@ -232,10 +235,11 @@ def count_steps(
     if items is None:
         items = PackedDataset(rows.train, limit) if config.sample_packing else PaddedDataset(rows.train)
     accumulation = config.gradient_accumulation_steps
-    found = count_batches(items, config.micro_batch_size, accumulation, config.seed)
+    merged = count_merged(items, config.micro_batch_size, accumulation, config.seed, accumulation)
+    found = merged[1]
     per_epoch = math.ceil(found.number / accumulation)
     steps = config.max_steps or math.ceil(per_epoch * config.num_epochs)
-    return Steps(steps, found.largest, found.typical, found.fill, found.number)
+    return Steps(steps, found.largest, found.typical, found.fill, found.number, merged)
 
 
 def _weights(config: RunConfig) -> torch.dtype:

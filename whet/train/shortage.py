@@ -49,7 +49,7 @@ def way_back(
 
     Args:
         model: of which weights are trained that neither ``flat`` nor ``masters`` knows.
-        accumulation: micro-batches in an optimizer step.
+        accumulation: forward passes in an optimizer step.
         processes: of the run.
 
     Returns:

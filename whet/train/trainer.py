@@ -21,7 +21,7 @@ from whet.engine.forward import Engine
 from whet.engine.loss import IGNORE, labelled_loss
 from whet.errors import TrainingError
 from whet.models.parts import Halves, halves
-from whet.train.batches import count_batches
+from whet.train.batches import count_merged
 from whet.train.callbacks import RecordMetrics, ShowProgress, StopOnInterrupt, TokenMeter
 from whet.train.checkpoint import remove_incomplete
 from whet.train.engine import engine_for, goal_of
@@ -29,6 +29,7 @@ from whet.train.flat import FlatAdapters
 from whet.train.forward import Batch, Forward, Objective, Way
 from whet.train.full import full_optimizer
 from whet.train.full_plan import moment_bytes
+from whet.train.joined import joined
 from whet.train.masters import MasterOptimizer
 from whet.train.memory import Memory, out_of_memory
 from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory_limit
@@ -86,6 +87,8 @@ class WhetTrainer(Trainer):
         self.flat: FlatAdapters | None = None
         self.masters: MasterOptimizer | None = None
         self._released = self._resumed = False
+        self._waiting: list[Batch] = []  # micro-batches of the step that will go through with the next ones
+        self._to_come = 0
         self.wish, self.objective = wish, objective
         self.forward = ""
         self.memory: Memory | None = None
@@ -186,8 +189,10 @@ class WhetTrainer(Trainer):
         """What layers keep. Made anew for each training: batch size and free memory may have changed."""
         own, args = self.accelerator.unwrap_model(self.model), self.args
         dataset: Any = self.train_dataset
-        batches = count_batches(
-            dataset, args.per_device_train_batch_size, args.gradient_accumulation_steps, self.args.seed
+        # in other shapes products round otherwise: a deterministic run does not depend on the memory that is free
+        most = 1 if torch.are_deterministic_algorithms_enabled() else args.gradient_accumulation_steps
+        batches = count_merged(
+            dataset, args.per_device_train_batch_size, args.gradient_accumulation_steps, args.seed, most
         )
         goal = self.wish.goal or goal_of(own, args)
         budget = memory_budget(args.device, self.wish.max_memory)
@@ -197,8 +202,11 @@ class WhetTrainer(Trainer):
         return Memory(planner, own, batches, goal, budget)
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
-        """One micro-batch. The first one tries the memory plan before; at a shortage layers keep less, and it runs
-        again."""
+        """One micro-batch, or none yet where it goes through with the next ones. The first one tries the memory plan
+        before.
+
+        To transformers, which counts, saves and resumes by them, micro-batches stay what the user said.
+        """
         memory = self.memory
         assert memory is not None
         if not memory.settled:
@@ -207,16 +215,37 @@ class WhetTrainer(Trainer):
             moment = moment_bytes(getattr(self.args.optim, "value", self.args.optim))
             made = self.masters is not None and self.masters.make_state()  # now, or of a run that goes on
             memory.settle(probe, not_yet=self.flat is None and not made, moment=moment)
-        step = partial(super().training_step, model, inputs, num_items_in_batch)
-        loss = again_with_less(step, memory.lower, self._way_back(model))
         layout = inputs["layout"]
         self.meter.add(layout.real, layout.labelled)
-        return loss
+        self._waiting.append(inputs)
+        self._to_come -= 1
+        if self._to_come > 0 and len(self._waiting) < memory.at_once:
+            return torch.zeros((), device=self.args.device)
+        parts, self._waiting = self._waiting, []
+        return self._forward_backward(model, parts, num_items_in_batch)
+
+    def _forward_backward(self, model: Any, parts: list[Batch], count: Any) -> torch.Tensor:
+        """The loss of micro-batches, as many at once as the plan says at each moment; at a shortage it says less."""
+        assert self.memory is not None
+        memory, step, losses = self.memory, super().training_step, []
+        while parts:
+            run = partial(self._run_first, step, model, parts, count)
+            loss, done = again_with_less(run, memory.lower, self._way_back(model))
+            losses.append(loss)
+            parts = parts[done:]
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _run_first(self, step: Callable[..., torch.Tensor], model: Any, parts: list[Batch], count: Any) -> Any:
+        """The loss of as many parts as go through at once now, and their number."""
+        assert self.memory is not None
+        first = parts[: self.memory.at_once]
+        return step(model, joined(first), count), len(first)
 
     def _way_back(self, model: Any) -> Callable[[], None] | None:
         """How to take back what a failed micro-batch has added to gradients and figures; None where that cannot be."""
-        accumulation, processes = self.args.gradient_accumulation_steps, self.accelerator.num_processes
-        gradients = way_back(model, self.flat, self.masters, accumulation, processes)
+        assert self.memory is not None
+        times, processes = self.args.gradient_accumulation_steps // self.memory.at_once, self.accelerator.num_processes
+        gradients = way_back(model, self.flat, self.masters, times, processes)
         if gradients is None or self.objective is None:
             return gradients
         figures = self.objective.training.way_back()
@@ -280,7 +309,10 @@ class WhetTrainer(Trainer):
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         if self.objective is not None and batches:
             batches = [self._prepare_inputs(batch) for batch in batches]
-            self.objective.begin_step(self._forward(self.model), batches)
+            size = self.memory.at_once if self.memory is not None else 1
+            groups = [batches[start : start + size] for start in range(0, len(batches), size)]
+            self.objective.begin_step(self._forward(self.model), [joined(group) for group in groups])
+        self._waiting, self._to_come = [], len(batches)
         return batches, count
 
     def _forward(self, model: Any) -> Forward:
@@ -304,6 +336,7 @@ class WhetTrainer(Trainer):
             return
         training = dataset is self.train_dataset
         size = self.args.per_device_train_batch_size if training else self.args.per_device_eval_batch_size
+        size *= self.memory.at_once if training and self.memory is not None else 1
         order = self._get_train_sampler(dataset).order().tolist() if training else list(range(len(dataset)))
         groups = [order[start : start + size] for start in range(0, len(order), size)]
         name = "train" if training else "valid" if dataset is self.eval_dataset else None

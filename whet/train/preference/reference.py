@@ -7,7 +7,8 @@ They are computed in the micro-batches of the first epoch: a policy that equals 
 exactly 0 in any precision, since both were rounded alike. In other batches bfloat16 rounds otherwise.
 
 Values are appended batch by batch. A stopped pass goes on where it stood, a finished one is used again; one that was
-made from other weights, tokens, batches, precision or software is never used.
+made from other weights, tokens, batches, precision or software is never used. How many micro-batches go through at once
+depends on free memory: a run that goes on keeps to the batches that it began with.
 """
 
 from __future__ import annotations
@@ -33,13 +34,14 @@ LAYOUT = 1  # raised when what is written, or how the numbers come about, change
 WORDS = {
     "weights": "the weights of the base model",
     "tokens": "the rows, the tokenizer or the chat template",
-    "batches": "the seed or the batch size",
+    "batches": "the seed, the batch size or how many micro-batches go through at once",
     "packing": "how rows are packed",
     "precision": "the precision",
     "forward": "the forward that computes",
     "device": "the device",
     "software": "the version of torch, transformers or whet",
 }
+ITEMS = "items"  # of a batch
 Load = Callable[[list[Any]], Batch]
 HASHED = 1 << 24  # elements that are copied to the host at once
 
@@ -58,12 +60,15 @@ def compute_reference(
         load: items to a batch on the device.
         groups: numbers of the items of each batch.
         folder: None: nothing is kept.
-        keep: refuse values of another making; else they are computed anew.
+        keep: go on with the number of items in a batch that is stored, and refuse values of another making; else they
+            are computed anew.
 
     Raises:
         TrainingError: with ``keep``, and the values there were made from something else.
         OutputError: the disk is full or not writable.
     """
+    if folder is not None and keep:
+        groups = _as_begun(folder, groups)
     sizes = [sum(_trained(dataset, item) for item in group) for group in groups]
     dtype = np.float64 if next(forward.own.parameters()).dtype == torch.float64 else np.float32
     store = None
@@ -84,6 +89,15 @@ def compute_reference(
             _take(found, [part["answers"] for part in parts], values)
             progress.advance(len(group))
     return [found.get(number, torch.empty(0)) for number in range(dataset.documents())]
+
+
+def _as_begun(folder: Path, groups: Sequence[Sequence[int]]) -> Sequence[Sequence[int]]:
+    """The same items in the same order, as many at once as when the values were computed."""
+    size = (_stored_facts(folder) or {}).get(ITEMS, "")
+    if not size.isdecimal() or int(size) < 1:
+        return groups
+    items = [item for group in groups for item in group]
+    return [items[start : start + int(size)] for start in range(0, len(items), int(size))]
 
 
 def _reference(forward: Forward, batch: Batch) -> torch.Tensor:
@@ -156,11 +170,18 @@ class _Store:
 
     def _changed(self) -> list[str] | None:
         """What differs from the stored facts, in words; None: there are none, or they cannot be read."""
-        try:
-            stored = json.loads((self.folder / "facts.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        stored = _stored_facts(self.folder)
+        if stored is None:
             return None
         return [WORDS[name] for name in WORDS if stored.get(name) != self.facts[name]]
+
+
+def _stored_facts(folder: Path) -> dict[str, str] | None:
+    try:
+        stored = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return stored if isinstance(stored, dict) else None
 
 
 def _facts(forward: Forward, dataset: AnswerDataset, groups: Sequence[Sequence[int]], first: Batch) -> dict[str, str]:
@@ -182,6 +203,7 @@ def _facts(forward: Forward, dataset: AnswerDataset, groups: Sequence[Sequence[i
         "forward": "engine" if forward.engine is not None else f"the model's own, {attention}",
         "device": torch.cuda.get_device_name(weight.device) if kind == "cuda" else kind,
         "software": f"layout {LAYOUT}, {', '.join(versions)}",
+        ITEMS: str(len(groups[0])),
     }
 
 

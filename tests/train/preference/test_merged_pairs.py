@@ -1,0 +1,122 @@
+"""Several micro-batches of pairs at once: the same step, and a reference that goes on as it was begun."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import TrainerCallback
+
+from whet.data.answer_loader import AnswerDataset, CollateAnswers
+from whet.data.answer_rows import AnswerRows
+from whet.engine.rates import H200
+from whet.errors import TrainingError
+from whet.train import memory_plan
+from whet.train.joined import joined
+from whet.train.preference.dpo import Dpo
+from whet.train.preference.kto import Kto
+from whet.train.preference.objective import Kept
+from whet.train.preference.reward import CollateRewards, RewardDataset
+
+
+class CaptureGradients(TrainerCallback):
+    """Gradients of the first step."""
+
+    def __init__(self) -> None:
+        self.gradients: list[torch.Tensor] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        self.gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+@pytest.fixture
+def merge(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From then on plans are made as for a GPU whose host is slow."""
+    return lambda: monkeypatch.setattr(memory_plan, "_card", lambda _: H200)
+
+
+@pytest.mark.parametrize("method", [Dpo(0.1), Kto(0.3)])
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_step_is_the_same(
+    method: Any,
+    ahead: bool,
+    make_model: Callable[..., Any],
+    make_trainer: Callable[..., Any],
+    pairs: AnswerRows,
+    judged: AnswerRows,
+    merge: Callable[[], None],
+) -> None:
+    rows, found = judged if isinstance(method, Kto) else pairs, []
+    for number in (1, 4):
+        if number > 1:
+            merge()
+        trainer = make_trainer(make_model("lora"), rows, method, accumulate=4, flat=True)
+        trainer.objective.kept, capture = Kept(ahead=ahead), CaptureGradients()
+        trainer.add_callback(capture)
+        trainer.train()
+        assert trainer.memory.at_once == number
+        found.append((next(line for line in trainer.state.log_history if "loss" in line), capture.gradients))
+    (one, plain), (four, merged) = found
+    for name in ("loss", "kl", *(name for name in one if name.startswith("rewards/"))):
+        assert four[name] == pytest.approx(one[name], rel=1e-4, abs=1e-6), name
+    assert all((a - b).norm() <= 2e-5 * b.norm() for a, b in zip(merged, plain, strict=True) if b.norm() > 0)
+
+
+def test_what_is_joined_is_what_one_batch_would_be(pairs: AnswerRows, judged: AnswerRows) -> None:
+    kinds = [
+        (AnswerDataset(pairs), CollateAnswers(3, flat=True)),
+        (AnswerDataset(judged), CollateAnswers(3, flat=True)),
+    ]
+    for dataset, make in [*kinds, (RewardDataset(pairs, 3), CollateRewards(3, flat=True))]:
+        items = [dataset[number] for number in range(5)]
+        _same(joined([make(items[:1]), make(items[1:3]), make(items[3:])]), make(items))
+
+
+def _same(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        if isinstance(value, dict):
+            _same(found[name], value)
+        elif isinstance(value, torch.Tensor):
+            assert torch.equal(found[name], value), name
+        else:
+            assert found[name] == value, name
+
+
+def test_the_first_merged_step_has_no_margin_and_a_resumed_run_keeps_its_reference(
+    make_model: Callable[..., Any],
+    make_trainer: Callable[..., Any],
+    pairs: AnswerRows,
+    tmp_path: Path,
+    merge: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def trainer_of(resumed: bool = False) -> Any:
+        model = make_model("fresh", torch.bfloat16)
+        trainer = make_trainer(model, pairs, Dpo(0.1), accumulate=4, flat=True)
+        trainer.objective.kept, trainer._resumed = Kept(tmp_path, ahead=True), resumed
+        return trainer
+
+    with monkeypatch.context() as merged:
+        merged.setattr(memory_plan, "_card", lambda _: H200)
+        trainer = trainer_of()
+        trainer.train()
+        assert trainer.memory.at_once == 4
+        line = next(line for line in trainer.state.log_history if "loss" in line)
+        assert line["rewards/margins"] == 0 and line["kl"] == 0
+    assert json.loads((tmp_path / "train" / "facts.json").read_text())["items"] == "4"
+    again = trainer_of(resumed=True)  # a machine with less memory: one by one
+    again.memory = again._plan()
+    again._prepare_objective(again.train_dataset)
+    assert again.memory.at_once == 1 and f"the reference in {tmp_path / 'train'} is used" in capsys.readouterr().err
+    for one, other in zip(trainer.train_dataset.reference, again.train_dataset.reference, strict=True):
+        assert torch.equal(one, other)
+    with pytest.raises(TrainingError, match="the seed"):
+        other = trainer_of(resumed=True)
+        other.args.seed += 1
+        other._prepare_objective(other.train_dataset)
