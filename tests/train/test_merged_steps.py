@@ -28,6 +28,7 @@ from whet.models.adapters import add_lora
 from whet.train import memory_plan
 from whet.train.batches import count_batches, count_merged
 from whet.train.joined import joined
+from whet.train.memory import ROOM, Memory
 from whet.train.memory_plan import FASTEST, Wish
 from whet.train.trainer import WhetTrainer
 
@@ -246,3 +247,36 @@ def test_memory_that_was_asked_for_and_deterministic_runs(rows: Any, run_of: Cal
     finally:
         torch.use_deterministic_algorithms(False)
     assert run_of(dataset, True).trainer()._plan().at_once == 4
+
+
+@pytest.mark.parametrize(
+    ("taken", "coming", "times"), [(20, 0, 6), (20, 33, 3), (20, 54, 2), (20, 74, 1), (None, 0, 1)]
+)
+def test_the_own_forward_merges_what_one_micro_batch_leaves_room_for(
+    rows: Any, tiny_llama_dir: Path, taken: int | None, coming: int, times: int
+) -> None:
+    """A card of 100 MiB, 10 of them taken before; one micro-batch takes 10 more."""
+    batches = count_merged(PackedDataset(rows, LENGTH), 1, 6, 0, 6)
+    exact = {k: found._replace(largest=Work(64 * k, 8 * k, 64.0**2 * k)) for k, found in batches.items()}
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
+    mib = 2**20
+    memory = Memory(None, model, exact, "fastest", 100 * mib)
+    memory.merge(lambda: taken and taken * mib, 10 * mib, coming * mib)
+    assert memory.at_once == times
+    if times > 1:  # and the merged one is tried: it takes more than was thought
+        answers = iter([int(ROOM * 100 + 1) * mib, 20 * mib])
+        memory._recompute_if_needed(lambda: next(answers), 0)
+        assert memory.at_once == 1 and next(answers, None) is None and not model.is_gradient_checkpointing
+        assert "at once" not in memory.facts()["layers_keep"]
+    other = Memory(None, model, exact, "full", 100 * mib)
+    other.merge(lambda: pytest.fail("tried"), 0, 0)
+    assert other.at_once == 1
+
+
+def test_the_own_forward_goes_back_at_a_shortage(rows: Any, tiny_llama_dir: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama_dir)
+    memory = Memory(None, model, count_merged(PackedDataset(rows, LENGTH), 1, 4, 0, 4), "fastest", GIB)
+    memory.merge(lambda: 0, 0, 0)
+    assert memory.at_once == 4 and "4 micro-batches at once" in memory.facts()["layers_keep"]
+    assert memory.lower() and memory.at_once == 1 and not model.is_gradient_checkpointing
+    assert memory.lower() and model.is_gradient_checkpointing

@@ -124,7 +124,7 @@ def test_what_comes_after_the_probe_is_counted(
 ) -> None:
     """A card of 100 MiB, 30 for each layer that keeps everything, 20 for the rest, and moments to come."""
     trainer = full_run(tmp_path, tiny_llama_dir, prepared, 1)
-    memory = Memory(None, trainer.model, trainer._plan().batches, "fastest", 100 * MIB)
+    memory = Memory(None, trainer.model, {1: trainer._plan().batches}, "fastest", 100 * MIB)
 
     def measure() -> int:
         return (20 + 30 * kept_layers(trainer.model)[0]) * MIB

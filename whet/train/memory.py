@@ -16,6 +16,7 @@ from whet.models.recompute import keep_as_many, keep_fewer, kept_layers, recompu
 from whet.train.batches import Batches
 from whet.train.memory_plan import Planner, probe_peak
 
+SMALL = 4096  # tokens of a micro-batch of the model's own forward: below, launches take longer than products
 ROOM = 0.93  # of the budget, where layers fill it: the allocator has gaps, and later nothing can be lowered
 
 
@@ -38,17 +39,37 @@ class Memory:
     ) -> None:
         self.planner, self.model, self.goal, self.budget = planner, model, goal, budget
         self._batches = batches
+        self._own_at_once = 1
         self.settled = False
 
     @property
     def at_once(self) -> int:
         """Micro-batches of a step that go through together; it never grows during a training."""
-        return self.planner.plan.at_once if self.planner is not None else 1
+        return self.planner.plan.at_once if self.planner is not None else self._own_at_once
 
     @property
     def batches(self) -> Batches:
         """As they go through."""
         return self._batches[self.at_once]
+
+    def merge(self, measure: Callable[[], int | None], before: int, coming: int) -> None:
+        """Choose how many small micro-batches the model's own forward takes at once: as many as fit while every layer
+        keeps everything, by the memory that one takes.
+
+        Args:
+            measure: bytes at the highest point of the largest micro-batch by itself; None: it does not fit.
+            before: bytes that are no activations.
+            coming: bytes that the optimizer will take.
+        """
+        alone, small = self._batches[1], self._batches[1].typical.tokens < SMALL
+        if self.planner is not None or self.goal != "fastest" or len(self._batches) == 1 or not small:
+            return
+        peak = measure()
+        for times in sorted(self._batches, reverse=True):
+            more = self._batches[times].largest.tokens / alone.largest.tokens - 1
+            if peak is not None and peak + more * (peak - before) + coming <= ROOM * self.budget:
+                self._own_at_once = times
+                return
 
     def settle(self, probe: Callable[[], None] | None, not_yet: bool, moment: int = 8) -> None:
         """Before the first step. On a GPU the choice is tried; on a CPU nobody can tell what was taken.
@@ -71,6 +92,8 @@ class Memory:
         elif self.goal == "fastest":
             trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
             self._recompute_if_needed(partial(probe_peak, probe, device), moment * trained if not_yet else 0)
+            if self.at_once > 1:
+                notice(f"memory: all layers keep everything, {self.at_once} micro-batches at once")
 
     def _recompute_if_needed(self, measure: Callable[[], int | None], coming: int) -> None:
         """Gradient checkpointing of the model's own forward, of as few layers as memory allows.
@@ -85,6 +108,9 @@ class Memory:
             return taken is not None and taken + coming <= ROOM * self.budget
 
         without = measure()
+        if not fits(without) and self._own_at_once > 1:
+            self._own_at_once = 1
+            without = measure()
         if fits(without):
             return
         recompute(self.model)
@@ -99,7 +125,8 @@ class Memory:
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else None
         if self.planner is None:
             kept, layers = kept_layers(self.model)
-            told = {"layers_keep": f"{kept} x everything, {layers - kept} x inputs"} if layers else {}
+            merged = f", {self.at_once} micro-batches at once" if self.at_once > 1 else ""
+            told = {"layers_keep": f"{kept} x everything, {layers - kept} x inputs{merged}"} if layers else {}
             return {**told, "peak_bytes": peak}
         plan = self.planner.plan
         return {"layers_keep": str(plan), "planned_peak_bytes": plan.peak_bytes, "peak_bytes": peak}
@@ -108,6 +135,10 @@ class Memory:
         """After a shortage. False where nothing can be given up."""
         if self.planner is not None:
             return self.planner.lower()
+        if self._own_at_once > 1:
+            self._own_at_once = 1
+            notice("out of memory: micro-batches go one by one from now on")
+            return True
         if self.goal != "fastest":
             return False
         before, after = keep_fewer(self.model)

@@ -32,10 +32,12 @@ from whet.train.full_plan import moment_bytes
 from whet.train.joined import joined
 from whet.train.masters import MasterOptimizer
 from whet.train.memory import Memory, out_of_memory
-from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory_limit
+from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory_limit, probe_peak
 from whet.train.optim import adapter_optimizer
 from whet.train.shared_attention import is_told, say_shared, sharing_prompts
 from whet.train.shortage import again_with_less, hold_gradients, way_back
+
+MASTER_BYTES = 4  # of a bfloat16 weight: the lower half of its master, and the half of its sum of gradients
 
 
 class WhetTrainer(Trainer):
@@ -109,6 +111,11 @@ class WhetTrainer(Trainer):
         """Of the model, for its own forward; found by running it, so not where only the engine runs."""
         return halves(self.accelerator.unwrap_model(self.model))
 
+    @property
+    def _own(self) -> Any:
+        """The user's model itself."""
+        return self.accelerator.unwrap_model(self.model)
+
     def _engine(self) -> Engine | None:
         own = self.accelerator.unwrap_model(self.model)
         found = engine_for(own, processes=self.accelerator.num_processes)
@@ -163,6 +170,7 @@ class WhetTrainer(Trainer):
         try:
             with self._sharing(self.train_dataset, self.eval_dataset):
                 self.memory = self._plan()
+                self._merge_own()
                 for dataset in (self.train_dataset, self.eval_dataset):
                     self._prepare_objective(dataset)
                 with memory_limit(self.args.device, self.wish.max_memory):
@@ -264,8 +272,9 @@ class WhetTrainer(Trainer):
         inputs = self._prepare_inputs(self.data_collator([dataset[item] for item in memory.batches.widest]))
         model.train()
         try:
-            if self.flat is None and self.args.gradient_accumulation_steps > 1:
+            if self.flat is None and self.args.gradient_accumulation_steps > memory.at_once:
                 hold_gradients(model, self.masters)
+            self._without_reference(inputs)
             with self.compute_loss_context_manager():
                 loss = self._loss_sum(model, inputs)
             loss.backward()
@@ -278,6 +287,30 @@ class WhetTrainer(Trainer):
                 model.zero_grad()
             if self.objective is not None:
                 self.objective.training.take()  # the probe is no step
+
+    def _without_reference(self, inputs: Batch) -> None:
+        """A probe of full fine-tuning can come before the reference, which takes no memory of a GPU."""
+        if self.objective is None or "reference" in inputs or hasattr(self._own, "disable_adapter"):
+            return
+        for part in (inputs, inputs.get("others")):
+            if part is not None:
+                part["reference"] = torch.zeros(len(part["rows"]), device=self.args.device)
+        self.objective.begin_step(self._forward(self.model), [inputs])
+
+    def _merge_own(self) -> None:
+        """Before a reference is computed: how many micro-batches the model's own forward takes at once. Its attention
+        has to know documents, or rows would have to be padded."""
+        assert self.memory is not None
+        alone = self.accelerator.num_processes == 1 and self.args.device.type == "cuda"
+        if self.engine is not None or not alone or not is_told(self._own):
+            return
+        trained = [p for p in self._own.parameters() if p.requires_grad]
+        gradients = sum(p.numel() * p.element_size() for p in trained)
+        each = moment_bytes(getattr(self.args.optim, "value", self.args.optim))
+        coming = sum(p.numel() * (each + (MASTER_BYTES if p.dtype == torch.bfloat16 else 0)) for p in trained)
+        before = torch.cuda.memory_allocated(self.args.device) + gradients
+        probe = partial(probe_peak, partial(self._probe, self.model), self.args.device)
+        self.memory.merge(probe, before, coming)
 
     def compute_loss(
         self, model: Any, inputs: Batch, return_outputs: bool = False, num_items_in_batch: Any = None

@@ -21,6 +21,7 @@ from whet.train.preference.dpo import Dpo
 from whet.train.preference.kto import Kto
 from whet.train.preference.objective import Kept
 from whet.train.preference.reward import CollateRewards, RewardDataset
+from whet.train.trainer import WhetTrainer
 
 
 class CaptureGradients(TrainerCallback):
@@ -120,3 +121,74 @@ def test_the_first_merged_step_has_no_margin_and_a_resumed_run_keeps_its_referen
         other = trainer_of(resumed=True)
         other.args.seed += 1
         other._prepare_objective(other.train_dataset)
+
+
+@pytest.mark.parametrize("fails", [(), (1,), (2,)])
+@pytest.mark.parametrize("method", [Dpo(0.1), Kto(0.3)])
+def test_full_fine_tuning_is_the_same(
+    method: Any,
+    fails: tuple[int, ...],
+    make_model: Callable[..., Any],
+    make_trainer: Callable[..., Any],
+    pairs: AnswerRows,
+    judged: AnswerRows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the model's own forward, which is told the documents; memory may end in a merged backward."""
+    rows, found = judged if isinstance(method, Kto) else pairs, []
+    for number in (1, 2):
+        monkeypatch.setattr(WhetTrainer, "_merge_own", _merging(number))
+        model = make_model("full", torch.bfloat16 if fails else torch.float32)
+        trainer = make_trainer(model, rows, method, accumulate=4, max_steps=2, optim="adamw_torch", learning_rate=1e-4)
+        calls = []
+
+        def ends(gradient: torch.Tensor, seen: list[int] = calls, merged: bool = number > 1) -> torch.Tensor:
+            seen.append(1)
+            if merged and len(seen) in fails:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. More words")
+            return gradient
+
+        model.model.layers[0].mlp.up_proj.weight.register_hook(ends)
+        trainer.train()
+        assert trainer.engine is None and trainer.memory.at_once == (1 if fails else number)
+        found.append(([line for line in trainer.state.log_history if "loss" in line], len(calls)))
+    (one, apart), (two, merged) = found
+    assert apart == 8 and merged == (4 if not fails else 1 + 8 if fails == (1,) else 2 + 2 + 4)
+    assert len(one) == len(two) == 2
+    bars = {"rel": 0.05, "abs": 0.05} if fails else {"rel": 1e-3, "abs": 1e-5}  # of bfloat16, which masters need
+    for plain, line in zip(one, two, strict=True):
+        for name in ("loss", *(name for name in plain if name.startswith("rewards/"))):
+            assert line[name] == pytest.approx(plain[name], **bars), name
+
+
+def _merging(number: int) -> Callable[[WhetTrainer], None]:
+    def merge(trainer: WhetTrainer) -> None:
+        assert trainer.memory is not None and number in trainer.memory._batches
+        trainer.memory._own_at_once = number
+
+    return merge
+
+
+@pytest.mark.parametrize("method", [Dpo(0.1), Kto(0.3)])
+def test_memory_is_tried_before_there_is_a_reference(
+    method: Any,
+    make_model: Callable[..., Any],
+    make_trainer: Callable[..., Any],
+    pairs: AnswerRows,
+    judged: AnswerRows,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A probe in place of the choice: it goes through, and leaves neither gradients nor figures nor a reference."""
+    seen = []
+
+    def probed(trainer: WhetTrainer) -> None:
+        trainer._probe(trainer.model)
+        seen.append(all(p.grad is None for p in trainer.model.parameters()))
+        assert trainer.objective is not None and trainer.objective.training.take() == {}
+        assert trainer.train_dataset.reference is None
+
+    rows = judged if isinstance(method, Kto) else pairs
+    monkeypatch.setattr(WhetTrainer, "_merge_own", probed)
+    trainer = make_trainer(make_model("full"), rows, method, accumulate=4)
+    trainer.train()
+    assert seen == [True] and trainer.state.global_step == 1 and trainer.train_dataset.reference is not None
