@@ -264,8 +264,29 @@ def test_a_micro_batch_that_failed_is_added_once() -> None:
         narrow[1].grad = torch.full_like(narrow[1], 7.0)  # made, but not taken over yet
         sums.again()
         sum((p * value).sum() for p in narrow).backward()
+        sums.done()
     assert all(torch.equal(found, torch.full(p.shape, 3.0)) for p in narrow if (found := mine.gradient(p)) is not None)
     assert all(mine.gradient(p) is not None for p in narrow)
+
+
+def test_micro_batches_of_a_pass_that_failed_come_apart() -> None:
+    """Three at once fail after one gradient, the first one alone after another: each sum is 1 + 2 + 4 in the end."""
+    narrow, _ = both()
+    mine = MasterOptimizer(groups(narrow), AdamW, sum_gradients=True)
+    sums, values = mine.added, (1.0, 2.0, 4.0)
+    assert sums is not None
+    sums.begin(3)
+    (narrow[0] * sum(values)).sum().backward()
+    sums.again()
+    sums.begin(1)
+    (narrow[1] * values[0]).sum().backward()
+    sums.again()
+    for value in values:
+        sums.begin(1)
+        sum((p * value).sum() for p in narrow).backward()
+        sums.done()
+    found = [mine.gradient(p) for p in narrow]
+    assert all(g is not None and torch.equal(g, torch.full_like(g, 7.0)) for g in found)
 
 
 def test_weights_that_others_change_are_started_from(capsys: pytest.CaptureFixture[str]) -> None:

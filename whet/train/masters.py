@@ -90,19 +90,27 @@ class Sums:
     def __init__(self, parameters: Iterable[Parameter]) -> None:
         self.parameters = list(parameters)
         self.sums: dict[Parameter, torch.Tensor] = {}
-        self._taken: set[Parameter] = set()  # in this micro-batch
-        self._there: set[Parameter] = set()  # its gradients that a run of it which failed has left
+        self._size = 1  # micro-batches of the pass that runs
+        self._taken: set[Parameter] = set()  # whose gradients it has given
+        self._there: dict[Parameter, int] = {}  # by a pass that failed; of so many micro-batches from here
         self.hooks = [p.register_post_accumulate_grad_hook(self._take) for p in self.parameters]
 
-    def begin(self) -> None:
-        """A micro-batch begins."""
-        self._taken, self._there = set(), set()
+    def begin(self, size: int = 1) -> None:
+        """A pass over so many micro-batches begins."""
+        self._size, self._taken = size, set()
 
     def again(self) -> None:
-        """The micro-batch failed and is run again: gradients that it gave already are not added twice."""
-        self._there = set(self._taken)
+        """The pass failed. Its micro-batches run again, together or one by one: gradients that are there already are
+        not added twice."""
+        self._there |= dict.fromkeys(self._taken, self._size)
+        self._taken = set()
         for parameter in self.parameters:
             parameter.grad = None
+
+    def done(self) -> None:
+        """The pass went through."""
+        self._there = {p: left - self._size for p, left in self._there.items() if left > self._size}
+        self._taken = set()
 
     def fill(self) -> None:
         """Sums of zero."""
@@ -112,6 +120,7 @@ class Sums:
     def clear(self) -> None:
         """A step is over."""
         self.sums.clear()
+        self._there = {}
         self.begin()
 
     def _take(self, parameter: torch.Tensor) -> None:

@@ -246,8 +246,13 @@ class WhetTrainer(Trainer):
     def _run_first(self, step: Callable[..., torch.Tensor], model: Any, parts: list[Batch], count: Any) -> Any:
         """The loss of as many parts as go through at once now, and their number."""
         assert self.memory is not None
-        first = parts[: self.memory.at_once]
-        return step(model, joined(first), count), len(first)
+        first, sums = parts[: self.memory.at_once], self.masters.added if self.masters is not None else None
+        if sums is not None:
+            sums.begin(len(first))
+        loss = step(model, joined(first), count)
+        if sums is not None:
+            sums.done()
+        return loss, len(first)
 
     def _way_back(self, model: Any) -> Callable[[], None] | None:
         """How to take back what a failed micro-batch has added to gradients and figures; None where that cannot be."""

@@ -34,6 +34,19 @@ class CaptureGradients(TrainerCallback):
         self.gradients = [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
+class CaptureSums(TrainerCallback):
+    """Gradients of the first step, as the optimizer will see them."""
+
+    def __init__(self, trainer: WhetTrainer) -> None:
+        self.trainer = trainer
+        self.gradients: list[torch.Tensor] = []
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        masters = self.trainer.masters
+        found = [p.grad if masters is None else masters.gradient(p) for p in model.parameters()]
+        self.gradients = self.gradients or [g.float().clone() for g in found if g is not None]
+
+
 @pytest.fixture
 def merge(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From then on plans are made as for a GPU whose host is slow."""
@@ -135,7 +148,7 @@ def test_full_fine_tuning_is_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """By the model's own forward, which is told the documents; memory may end in a merged backward."""
-    rows, found = judged if isinstance(method, Kto) else pairs, []
+    rows, found, steps = judged if isinstance(method, Kto) else pairs, [], []
     for number in (1, 2):
         monkeypatch.setattr(WhetTrainer, "_merge_own", _merging(number))
         model = make_model("full", torch.bfloat16 if fails else torch.float32)
@@ -149,12 +162,17 @@ def test_full_fine_tuning_is_the_same(
             return gradient
 
         model.model.layers[0].mlp.up_proj.weight.register_hook(ends)
+        sums = CaptureSums(trainer)
+        trainer.add_callback(sums)
         trainer.train()
+        steps.append(sums.gradients)
         assert trainer.engine is None and trainer.memory.at_once == (1 if fails else number)
         found.append(([line for line in trainer.state.log_history if "loss" in line], len(calls)))
     (one, apart), (two, merged) = found
     assert apart == 8 and merged == (4 if not fails else 1 + 8 if fails == (1,) else 2 + 2 + 4)
     assert len(one) == len(two) == 2
+    for alone, together in zip(*steps, strict=True):  # nothing was added twice, nothing is missing
+        assert (alone - together).norm() < 0.05 * alone.norm()
     bars = {"rel": 0.05, "abs": 0.05} if fails else {"rel": 1e-3, "abs": 1e-5}  # of bfloat16, which masters need
     for plain, line in zip(one, two, strict=True):
         for name in ("loss", *(name for name in plain if name.startswith("rewards/"))):
