@@ -44,7 +44,7 @@ class Fails:
 
 def full_run(folder: Path, tiny_dir: Path, prepared: Prepared, accumulate: int, *calls: int) -> WhetTrainer:
     options: dict[str, Any] = {"max_steps": 3, "learning_rate": 1e-4, "max_grad_norm": 1.0, "accumulate": accumulate}
-    trainer = trainer_of(tiny(tiny_dir), prepared, folder, **options)
+    trainer = trainer_of(tiny(tiny_dir), prepared, folder, use_cpu=True, **options)  # no memory to try
     if calls:
         trainer.model.model.layers[0].mlp.up_proj.weight.register_hook(Fails(*calls))
     return trainer
@@ -141,7 +141,7 @@ def test_moments_of_a_checkpoint_are_not_counted_twice(
 ) -> None:
     seen: list[bool] = []
     monkeypatch.setattr(Memory, "settle", _noting(seen))
-    options: dict[str, Any] = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    options: dict[str, Any] = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "use_cpu": True}
     trainer_of(tiny(tiny_llama_dir), prepared, tmp_path, **options).train()
     again = trainer_of(tiny(tiny_llama_dir), prepared, tmp_path, **options, callbacks=[Masters()])
     again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
