@@ -65,6 +65,16 @@ def test_the_verb_shows_memory_time_and_alternatives(config: Path, capsys: pytes
     assert not (config.parent / "run").exists()
 
 
+def test_small_micro_batches_are_planned_at_once(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = api.plan(config, gpu="24GiB")
+    assert plan.plan is not None and plan.plan.at_once == 2
+    assert main.run(["plan", str(config), "--gpu", "24GiB"]) == 0
+    assert "2 micro-batches at once (fastest that fits)" in " ".join(capsys.readouterr().out.split())
+    for overrides in (["gradient_checkpointing=unsloth"], ["gradient_accumulation_steps=1"]):
+        other = api.plan(config, gpu="24GiB", overrides=overrides)
+        assert other.plan is not None and other.plan.at_once == 1
+
+
 def test_a_cpu_is_said_to_be_rough(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["plan", str(config)]) == 0
     assert "rough" in capsys.readouterr().out

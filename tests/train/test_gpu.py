@@ -119,3 +119,21 @@ def test_greedy_answer_survives_saving(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path / "adapter")
     again, tokenizer = load_for_inference(str(tmp_path / "adapter"))
     assert greedy_answers(again, tokenizer, asked, max_new_tokens=48) == before
+
+
+def test_small_micro_batches_go_through_at_once(tmp_path: Path) -> None:
+    """As many steps, nearly the same losses: bfloat16 rounds otherwise in other shapes."""
+    from whet.train.memory_plan import Wish
+
+    settings = {"bf16": True, "max_steps": 20, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 8}
+    found = []
+    for wish in (Wish("none"), Wish()):
+        trainer = _train(tmp_path, True, **settings)[2]
+        trainer.wish = wish
+        trainer.train()
+        assert trainer.state.global_step == 20
+        losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+        found.append((trainer.memory.at_once, trainer.meter.tokens, losses))
+    (one, tokens, alone), (several, again, merged) = found
+    assert (one, several) == (1, 8) and tokens == again
+    assert merged == pytest.approx(alone, rel=0.1)

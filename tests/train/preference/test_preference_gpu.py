@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from whet.data.answer_rows import AnswerRows
+from whet.train.memory_plan import Wish
 from whet.train.preference.dpo import Dpo
 
 pytestmark = pytest.mark.gpu
@@ -38,3 +39,27 @@ def test_packing_does_not_matter(
         lines.append(next(line for line in trainer.state.log_history if "loss" in line))
     assert lines[1]["loss"] == pytest.approx(lines[0]["loss"], rel=1e-4)
     assert lines[1]["grad_norm"] == pytest.approx(lines[0]["grad_norm"], rel=1e-3)
+
+
+def test_full_fine_tuning_takes_small_micro_batches_at_once(
+    make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows
+) -> None:
+    """Tried before the reference is computed, so that the first step has no margin."""
+    found = []
+    for goal in ("none", None):
+        trainer = make_trainer(
+            make_model("full", torch.bfloat16),
+            pairs,
+            Dpo(0.1),
+            accumulate=4,
+            max_steps=2,
+            bf16=True,
+            learning_rate=1e-5,
+        )
+        trainer.wish = Wish(goal)
+        trainer.train()
+        lines = [line for line in trainer.state.log_history if "loss" in line]
+        assert lines[0]["rewards/margins"] == 0
+        found.append((trainer.memory.at_once, [line["loss"] for line in lines]))
+    (one, alone), (four, merged) = found
+    assert (one, four) == (1, 4) and merged == pytest.approx(alone, abs=0.05)
