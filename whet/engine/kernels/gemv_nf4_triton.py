@@ -18,7 +18,7 @@ ONE = Tiling(8, 1024, 4)
 MOST = (
     32  # rows of x in a launch: with 64 Triton 3.6 takes Hopper's own products, and cannot lay out the values for them
 )
-MANY = Tiling(32, 128, 4)  # one stage: Triton would copy each look-up of the table by itself ahead of time
+MANY = Tiling(16, 256, 4)  # one stage: Triton would copy each look-up of the table by itself ahead of time
 
 
 @triton.jit
