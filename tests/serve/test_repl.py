@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pty
+import re
 import select
 import signal
 import subprocess
@@ -93,7 +94,7 @@ def test_at_a_terminal(starter_gguf: Path, tmp_path: Path):
     os.write(ours, b"\x1b[200~first line\nsecond line\x1b[201~\n")
     shown += _until(ours, b"tokens/s")
     os.write(ours, b"/history\n")
-    shown += _until(ours, b"user: first line\r\nsecond line\r\nassistant: ")
+    shown += _until(ours, b"user: first line\r\nsecond line\r\nassistant: ", b"h> ")  # else Ctrl-D is the terminal's
     os.write(ours, b"\x04")
     assert program.wait(timeout=60) == 0
     os.close(ours)
@@ -103,8 +104,9 @@ def test_at_a_terminal(starter_gguf: Path, tmp_path: Path):
     assert history.stat().st_mode & 0o077 == 0
 
 
-def _until(terminal: int, mark: bytes) -> bytes:
+def _until(terminal: int, *marks: bytes) -> bytes:
+    """What is shown until all marks have come, in this order."""
     shown = b""
-    while mark not in shown:
+    while not re.search(b".*?".join(map(re.escape, marks)), shown, re.DOTALL):
         shown += os.read(terminal, 1024)
     return shown
