@@ -24,9 +24,14 @@ class Browser:
 
     Args:
         size: of the window, in pixels.
+        downloads: the folder where downloads go; None: nowhere.
+
+    Attributes:
+        complaints: what the page logged, and errors of its scripts.
+        requests: addresses that were asked for, those of files and of what the page made itself left out.
     """
 
-    def __init__(self, size: tuple[int, int] = (900, 800)) -> None:
+    def __init__(self, size: tuple[int, int] = (900, 800), downloads: Path | None = None) -> None:
         if PROGRAM is None:
             raise RuntimeError("no chromium here")
         self._profile = tempfile.TemporaryDirectory(prefix="whet-browser-", ignore_cleanup_errors=True)
@@ -46,10 +51,13 @@ class Browser:
         os.close(to_write)
         self._held, self._number, self._session = b"", 0, ""
         self.complaints: list[str] = []
+        self.requests: list[str] = []
         (page,) = [found for found in self._call("Target.getTargets")["targetInfos"] if found["type"] == "page"]
         self._session = self._call("Target.attachToTarget", targetId=page["targetId"], flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log"):
+        for domain in ("Page", "Runtime", "Log", "Network"):
             self._call(f"{domain}.enable")
+        if downloads is not None:
+            self._call("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(downloads))
 
     def __enter__(self) -> Browser:
         return self
@@ -92,16 +100,18 @@ class Browser:
         self._call("Input.insertText", text=text)
 
     def press(self, key: str) -> None:
-        """One of ``KEYS``."""
-        event = {"key": key, "code": key, "windowsVirtualKeyCode": KEYS[key], "text": "\r" if key == "Enter" else ""}
+        """A key by its name; those of ``KEYS`` also do what the browser does with them."""
+        event: dict[str, Any] = {"key": key}
+        if key in KEYS:
+            event |= {"code": key, "windowsVirtualKeyCode": KEYS[key], "text": "\r" if key == "Enter" else ""}
         self._call("Input.dispatchKeyEvent", type="keyDown", **event)
         self._call("Input.dispatchKeyEvent", type="keyUp", **event)
 
     def click(self, selector: str) -> None:
-        """The mouse on the middle of an element."""
+        """The mouse on the middle of an element, scrolled into the window first."""
         place = self.value(
-            f"(() => {{ const b = document.querySelector({json.dumps(selector)}).getBoundingClientRect();"
-            " return [b.x + b.width / 2, b.y + b.height / 2, b.width]; })()"
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            " e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2, b.width]; })()"
         )
         if not place[2]:
             raise AssertionError(f"{selector} is not to be seen")
@@ -128,6 +138,9 @@ class Browser:
             self._note(answer)
 
     def _note(self, event: dict[str, Any]) -> None:
+        if event.get("method") == "Network.requestWillBeSent":
+            address = str(event["params"]["request"]["url"])
+            self.requests += [] if address.startswith(("file:", "blob:", "about:")) else [address]
         if event.get("method") == "Log.entryAdded":
             self.complaints.append(str(event["params"]["entry"]["text"]))
         if event.get("method") in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled"):

@@ -10,15 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from browser import Page as BrowserPage
-from browser import browser
+from browser import PROGRAM, Browser
 from comparisons import made
 from test_report import HOSTILE, Page
 
 from whet.evaluate.page import blind_pairs, page, write_page
 from whet.evaluate.written import markdown, row_of, write_all
 
-NAMED = pytest.mark.skipif(browser() is None, reason="no Chromium here")
+NAMED = pytest.mark.skipif(PROGRAM is None, reason="no Chromium here")
 ROWS = [
     ("How is it?", "positive", ["negative", "positive"]),
     ("And this?", "negative", ["negative", "negative"]),
@@ -99,24 +98,25 @@ def test_a_browser_filters_votes_and_saves(tmp_path: Path):
     comparison = made(rows, ["base <b>", "tuned"])
     write_page(tmp_path / "compare.html", comparison)
     pairs = blind_pairs(comparison)
-    with BrowserPage(tmp_path / "compare.html", tmp_path) as shown:
+    with Browser(downloads=tmp_path) as shown:
+        shown.open((tmp_path / "compare.html").as_uri())
         visible = "[...document.querySelectorAll('#rows article')].filter(a => !a.hidden).length"
-        assert shown.run(visible) == 5
+        assert shown.value(visible) == 5
         shown.click('[data-show="better"]')
-        assert shown.run(visible) == 1
-        assert shown.run("document.getElementById('rows-count').textContent") == "1 of 5 rows"
+        assert shown.value(visible) == 1
+        assert shown.value("document.getElementById('rows-count').textContent") == "1 of 5 rows"
         shown.click('[data-show="all"]')
         shown.press("1")  # the vote is not open: nothing happens
         shown.click("#vote-open")
-        before = shown.run("document.body.innerText")  # what can be seen while voting names no model
+        before = shown.value("document.body.innerText")  # what can be seen while voting names no model
         assert "tuned" not in before and "base <b>" not in before and "Row 1 of 4" in before
-        assert shown.run("document.getElementById('vote-a').textContent") == pairs[0]["a"]
+        assert shown.value("document.getElementById('vote-a').textContent") == pairs[0]["a"]
         for key in ("1", "2", "2", "ArrowLeft", "0"):
             shown.press(key)
-        assert "Row 4 of 4" in shown.run("document.getElementById('vote').innerText")
+        assert "Row 4 of 4" in shown.value("document.getElementById('vote').innerText")
         shown.press("2")
-        assert "Rows side by side" in shown.run("document.body.innerText")
-        text = shown.run("document.getElementById('tally-text').textContent")
+        assert "Rows side by side" in shown.value("document.body.innerText")
+        text = shown.value("document.getElementById('tally-text').textContent")
         votes = ["a", "b", "tie", "b"]
         wins = [pair[f"{v}_is"] for pair, v in zip(pairs, votes, strict=True) if v != "tie"]
         expected = f"tuned is better in {wins.count('tuned')}, base <b> in {wins.count('base <b>')}, a tie in 1 of 4"
@@ -128,9 +128,5 @@ def test_a_browser_filters_votes_and_saves(tmp_path: Path):
             time.sleep(0.05)
         lines = [json.loads(line) for line in saved.read_text(encoding="utf-8").splitlines()]
         assert lines == [pair | {"vote": vote} for pair, vote in zip(pairs, votes, strict=True)]
-        assert shown.run("document.title").startswith("Comparison")  # no hostile text ran
-        assert shown.requests == []
-        problems = [
-            event["params"]["entry"]["text"] for event in shown.events if event.get("method") == "Log.entryAdded"
-        ]
-        assert problems == []
+        assert shown.value("document.title").startswith("Comparison")  # no hostile text ran
+        assert shown.requests == [] and shown.complaints == []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 from types import ModuleType
 
@@ -31,24 +30,14 @@ def notices_are_said_again():
     console.forget_notices()
 
 
-def _script(name: str) -> ModuleType:
-    """A file of scripts/ as a module, under its own name."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def check_openai() -> ModuleType:
-    _script("openai_server")  # which it imports by this name
-    return _script("check_openai")
+    return importlib.import_module("check_openai")
 
 
 @pytest.fixture(scope="session")
 def browser_module() -> ModuleType:
-    module = _script("browser")
+    module = importlib.import_module("browser")
     if module.PROGRAM is None:
         pytest.skip("no chromium here")
     return module
