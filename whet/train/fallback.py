@@ -108,6 +108,12 @@ def weights_asked(bf16: bool | str | None, *, frozen: bool) -> torch.dtype | Non
     return None if frozen or narrow else torch.float32
 
 
+def settle_own(args: Any) -> None:
+    """Before transformers looks at them: the precision and the optimizer of a trainer's new arguments, in place."""
+    args.bf16, args.fp16 = mixed_precision(args.bf16, args.fp16)
+    args.optim = optimizer_name(getattr(args.optim, "value", args.optim))
+
+
 def settle(args: Any) -> Any:
     """A copy of a ``TrainingArguments`` that runs here; the caller's object is left as it was."""
     settled = copy.copy(args)

@@ -20,7 +20,7 @@ from whet.data.tokens import encode_records
 from whet.errors import WhetError
 from whet.models.load import context_length
 from whet.text.encode import Encoded
-from whet.train.fallback import mixed_precision, optimizer_name, settle
+from whet.train.fallback import settle, settle_own
 from whet.train.responses import in_own_template
 from whet.train.sft_rows import SftRows, read_rows
 from whet.train.template import settle_template
@@ -50,9 +50,7 @@ class SFTConfig(TrainingArguments):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        asked: Any = self
-        asked.bf16, asked.fp16 = mixed_precision(asked.bf16, asked.fp16)
-        asked.optim = optimizer_name(getattr(asked.optim, "value", asked.optim))
+        settle_own(self)
         super().__post_init__()
 
 

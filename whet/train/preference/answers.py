@@ -52,6 +52,17 @@ class Outcome(NamedTuple):
     figures: dict[str, torch.Tensor]
 
 
+def reward_figures(chosen_P: torch.Tensor, rejected_P: torch.Tensor) -> dict[str, torch.Tensor]:
+    """What is logged of the rewards of pairs."""
+    chosen_P, rejected_P = chosen_P.detach(), rejected_P.detach()
+    return {
+        "rewards/chosen": chosen_P,
+        "rewards/rejected": rejected_P,
+        "rewards/margins": chosen_P - rejected_P,
+        "rewards/accuracies": (chosen_P > rejected_P).to(chosen_P.dtype),
+    }
+
+
 def outcome(
     loss_P: torch.Tensor, chosen: Answers, rejected: Answers, chosen_P: torch.Tensor, rejected_P: torch.Tensor
 ) -> Outcome:
@@ -61,11 +72,7 @@ def outcome(
         chosen_P, rejected_P: rewards of the two answers, as the method defines them.
     """
     with torch.no_grad():
-        figures = {
-            "rewards/chosen": chosen_P.detach(),
-            "rewards/rejected": rejected_P.detach(),
-            "rewards/margins": (chosen_P - rejected_P).detach(),
-            "rewards/accuracies": (chosen_P > rejected_P).to(loss_P.dtype),
+        figures = reward_figures(chosen_P, rejected_P) | {
             "logps/chosen": chosen.logp_P.detach(),
             "logps/rejected": rejected.logp_P.detach(),
             "logps/accuracies": (chosen.mean_P > rejected.mean_P).to(loss_P.dtype),

@@ -18,7 +18,7 @@ from whet.data.answer_rows import AnswerRows
 from whet.data.formats import FormatSpec, to_records
 from whet.errors import DataError, WhetError
 from whet.models.load import context_length
-from whet.train.fallback import mixed_precision, optimizer_name, settle
+from whet.train.fallback import settle, settle_own
 from whet.train.preference.dpo import Dpo
 from whet.train.preference.kto import Kto
 from whet.train.preference.objective import Kept, Method, PreferenceObjective
@@ -54,9 +54,7 @@ class PreferenceConfig(TrainingArguments):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        asked: Any = self
-        asked.bf16, asked.fp16 = mixed_precision(asked.bf16, asked.fp16)
-        asked.optim = optimizer_name(getattr(asked.optim, "value", asked.optim))
+        settle_own(self)
         super().__post_init__()
 
     def method(self) -> Method:

@@ -28,7 +28,7 @@ from whet.data.answer_rows import AnswerRows
 from whet.data.loader import collate, item_of
 from whet.models.scores import score_layer
 from whet.train.forward import Batch, Forward, Way
-from whet.train.preference.answers import Outcome
+from whet.train.preference.answers import Outcome, reward_figures
 from whet.train.preference.figures import Figures
 
 
@@ -51,14 +51,7 @@ class Reward:
         loss_P = -F.logsigmoid(chosen_P - rejected_P)
         if self.center:
             loss_P = loss_P + self.center * (chosen_P + rejected_P) ** 2
-        with torch.no_grad():
-            figures = {
-                "rewards/chosen": chosen_P.detach(),
-                "rewards/rejected": rejected_P.detach(),
-                "rewards/margins": (chosen_P - rejected_P).detach(),
-                "rewards/accuracies": (chosen_P > rejected_P).to(loss_P.dtype),
-            }
-        return Outcome(loss_P, figures)
+        return Outcome(loss_P, reward_figures(chosen_P, rejected_P))
 
 
 class RewardDataset(Dataset[Batch]):

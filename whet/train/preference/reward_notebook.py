@@ -14,7 +14,7 @@ from whet.errors import WhetError
 from whet.models.load import context_length, load_model, load_tokenizer
 from whet.models.names import locate
 from whet.models.scores import TASK, score_layer, widen_head
-from whet.train.fallback import mixed_precision, optimizer_name, settle
+from whet.train.fallback import settle, settle_own
 from whet.train.preference.notebook import pairs_of, quiet
 from whet.train.preference.reward import CollateRewards, Reward, RewardDataset, RewardObjective
 from whet.train.trainer import WhetTrainer
@@ -39,9 +39,7 @@ class RewardConfig(TrainingArguments):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
-        asked: Any = self
-        asked.bf16, asked.fp16 = mixed_precision(asked.bf16, asked.fp16)
-        asked.optim = optimizer_name(getattr(asked.optim, "value", asked.optim))
+        settle_own(self)
         super().__post_init__()
 
 
