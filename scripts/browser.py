@@ -111,7 +111,8 @@ class Browser:
         """The mouse on the middle of an element, scrolled into the window first."""
         place = self.value(
             f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
-            " e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect(); return [b.x + b.width / 2, b.y + b.height / 2, b.width]; })()"
+            " e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"
+            " return [b.x + b.width / 2, b.y + b.height / 2, b.width]; })()"
         )
         if not place[2]:
             raise AssertionError(f"{selector} is not to be seen")
