@@ -169,6 +169,20 @@ def main() -> None:
             subprocess.run(program, check=True, env={**os.environ, "TRITON_CACHE_DIR": cache})
 
 
+def seconds_of(marks: list[tuple[str, float]]) -> dict[str, Any]:
+    """Seconds between the marks, which are times, and what they add up to."""
+    parts = {f"{name}_s": round(end - marks[i][1], 2) for i, (name, end) in enumerate(marks[1:])}
+    aside = parts["load_s"] + parts["texts_s"]  # making random words is no part of a user's start
+    others = sum(parts.get(f"{name}_s", 0.0) for name in OTHERS)
+    total = marks[-1][1] - marks[0][1] - aside
+    return {
+        "parts": parts,
+        "import_to_first_step_s": round(total, 2),
+        "imports_of_other_libraries_s": round(others, 2),
+        "whet_s": round(total - others, 2),
+    }
+
+
 def one(options: argparse.Namespace) -> None:
     (setting,) = parse_settings(options.settings)
     cached, marks = triton_files(), [("start", options.started), ("python", time.time())]
@@ -209,18 +223,11 @@ def one(options: argparse.Namespace) -> None:
     if options.profile:
         profiler.disable()
         pstats.Stats(profiler, stream=sys.stdout).sort_stats("cumulative").print_stats(90)
-    parts = {f"{name}_s": round(end - marks[i][1], 2) for i, (name, end) in enumerate(marks[1:])}
-    aside = parts["load_s"] + parts["texts_s"]  # making random words is no part of a user's start
-    others = sum(parts.get(f"{name}_s", 0.0) for name in OTHERS)
-    total = timer.ended - options.started - aside
     found = {
         "policy": "start",
         **setting.facts,
-        "parts": parts,
+        **seconds_of(marks),
         "within_s": {name: round(seconds, 2) for name, seconds in watched.seconds.items()},
-        "import_to_first_step_s": round(total, 2),
-        "imports_of_other_libraries_s": round(others, 2),
-        "whet_s": round(total - others, 2),
         "triton_cache_files_before": cached,
         "kernels_compiled_ahead": sorted(watched.ahead),
         "kernels_compiled_late": sorted(watched.late),
