@@ -21,6 +21,7 @@ from whet.train.preference.orpo import Orpo
 from whet.train.preference.simpo import Simpo
 
 METHODS = [Dpo(0.3), Dpo(0.3, "ipo"), Orpo(0.4), Simpo()]
+Logprobs = Callable[[Any, AnswerRows], tuple[torch.Tensor, torch.Tensor]]  # of each answer: their sum, their number
 OWN = {"dropout": 1e-9}  # the engine has no dropout: the model's own forward runs
 
 
@@ -55,11 +56,13 @@ def plain_logprobs(model: Any, rows: AnswerRows) -> tuple[torch.Tensor, torch.Te
     return torch.stack(sums), torch.stack(counts).double()
 
 
-def plain_step(model: Any, base: Any, rows: AnswerRows, method: Any) -> tuple[dict[str, torch.Tensor], float]:
+def plain_step(
+    model: Any, base: Any, rows: AnswerRows, method: Any, logprobs: Logprobs = plain_logprobs
+) -> tuple[dict[str, torch.Tensor], float]:
     model = copy.deepcopy(model).train()
-    policy, counts = plain_logprobs(model, rows)
+    policy, counts = logprobs(model, rows)
     with torch.no_grad():
-        reference, _ = plain_logprobs(base, rows)
+        reference, _ = logprobs(base, rows)
     pairs = [Answers(policy[i::2], counts[i::2], reference[i::2]) for i in (0, 1)]
     loss = method(*pairs).loss_P.mean()
     loss.backward()
