@@ -72,7 +72,7 @@ def kernels(tokens: int) -> Iterator[Kernel]:
 def norms(tokens: int) -> Iterator[Kernel]:
     x, dy, residual = (random(tokens, HIDDEN) for _ in range(3))
     out, weight = random(tokens, HIDDEN, SPARE), random(1, HIDDEN)[0]
-    dx = torch.empty_like(x)
+    dx, dweight = torch.empty_like(x), torch.zeros(HIDDEN, device="cuda")
     for offset in (0.0, 1.0):
         _, rstd = rms_norm(x, weight, 1e-5, offset)
         yield Kernel(f"norm {offset:.0f}", 4 * x.numel(), 0.85, lambda o=offset: rms_norm(x, weight, 1e-5, o, out))
@@ -81,6 +81,12 @@ def norms(tokens: int) -> Iterator[Kernel]:
             8 * x.numel(),
             0.85,
             lambda o=offset, r=rstd: rms_norm_backward(dy, x, weight, r, o, residual, dx),
+        )
+        yield Kernel(
+            f"norm_backward {offset:.0f} with residual, trained",
+            8 * x.numel(),
+            None,
+            lambda o=offset, r=rstd: rms_norm_backward(dy, x, weight, r, o, residual, dx, dweight),
         )
     heads = random(tokens, (HEADS + 2 * KV_HEADS) * HEAD, SPARE).unflatten(1, (-1, HEAD))[:, :HEADS]
     normed, scale = torch.empty_like(heads), random(1, HEAD)[0]

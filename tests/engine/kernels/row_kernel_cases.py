@@ -65,6 +65,24 @@ def norm_backward(shape: tuple[int, int, int], offset: float, residual: bool, dt
     return Case(norm._backward, norm_triton.backward, inputs, run)
 
 
+def norm_backward_trained(
+    shape: tuple[int, int, int], offset: float, residual: bool, into: str, dtype: torch.dtype, device: str
+) -> Case:
+    """With the weight's gradient added to numbers that are there; ``into``: dx goes to "new", "dy" or "residual"."""
+
+    def run(function: Callable[..., None], dy: torch.Tensor, x: torch.Tensor, *rest: torch.Tensor) -> Tensors:
+        weight, extra = rest
+        rstd = (x.to(wide_empty(x).dtype).square().mean(-1) + EPS).rsqrt()
+        dy, extra = again(dy), again(extra)
+        out = {"new": like(x), "dy": dy, "residual": extra}[into]
+        dweight = filled(shape[-1:], rstd.dtype, 8, device)
+        function(dy, x, weight, rstd, offset, extra if residual else None, out, dweight)
+        return {"dx": out, "dweight": dweight}
+
+    inputs = [filled(s, dtype, seed, device) for seed, s in enumerate((shape, shape, shape[-1:], shape))]
+    return Case(norm._backward, norm_triton.backward, inputs, run)
+
+
 def rotate(shape: tuple[int, int, int], pairs: int, inverse: bool, dtype: torch.dtype, device: str) -> Case:
     def run(function: Callable[..., None], t: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> Tensors:
         t = again(t)
@@ -136,6 +154,9 @@ def cases(dtype: torch.dtype, device: str, large: bool) -> dict[str, Case]:
             for residual in (False, True):
                 name = f"norm backward {shape} {offset} {residual}"
                 found[name] = norm_backward(shape, offset, residual, dtype, device)
+            for residual, into in ((False, "new"), (False, "dy"), (True, "new"), (True, "dy"), (True, "residual")):
+                name = f"norm backward trained {shape} {offset} {residual} {into}"
+                found[name] = norm_backward_trained(shape, offset, residual, into, dtype, device)
     for shape, pairs in heads:
         for inverse in (False, True):
             found[f"rope {shape} {pairs} {inverse}"] = rotate(shape, pairs, inverse, dtype, device)
@@ -159,7 +180,8 @@ def problems(case: Case, dtype: torch.dtype, bfloat16_factor: float = FACTOR) ->
     plain, found = case.run(case.twin, *case.inputs), case.run(case.kernel, *case.inputs)
     wrong = []
     for name, values in found.items():
-        factor = bfloat16_factor if values.dtype == torch.bfloat16 else FACTOR
+        rounded = dtype if name == "dweight" else values.dtype  # dweight is float32, of an n that may be rounded
+        factor = bfloat16_factor if rounded == torch.bfloat16 else FACTOR
         mine, bound = error(values, exact[name]), error(plain[name], exact[name]) * factor + ROUNDING[dtype]
         if not mine <= bound:  # NaN fails too
             wrong.append(f"{name}: relative error {mine:.3g}, the twin allows {bound:.3g}")
@@ -179,3 +201,10 @@ def same_rounding(dtype: torch.dtype, device: str, offset: float) -> float:
     """The share of a norm's values that are bit for bit the twin's: low where a rounding is missing or too many."""
     case = norm_forward((67, 1, 200), offset, dtype, device)
     return float((case.run(case.twin, *case.inputs)["y"] == case.run(case.kernel, *case.inputs)["y"]).double().mean())
+
+
+def sum_error(dtype: torch.dtype, device: str, offset: float) -> float:
+    """The error of a norm weight's gradient to the twin's: both add the same numbers, rounded in the same place."""
+    case = norm_backward_trained((67, 1, 200), offset, False, "new", dtype, device)
+    found, twins = (case.run(function, *case.inputs)["dweight"] for function in (case.kernel, case.twin))
+    return error(found, twins)

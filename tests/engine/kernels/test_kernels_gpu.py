@@ -6,7 +6,7 @@ import importlib.util
 
 import pytest
 import torch
-from kernel_tensors import LOW, filled, only_written_inside, rotary, view
+from kernel_tensors import LOW, error, filled, only_written_inside, rotary, view
 
 from whet.engine.kernels import dispatch
 from whet.engine.kernels.copy import copy_rows
@@ -50,6 +50,14 @@ def test_norm_rounds_where_its_twin_does(offset: float, dtype: torch.dtype) -> N
     assert same_rounding(dtype, "cuda", offset) > 0.99
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+def test_the_weights_gradient_is_of_the_forwards_n(offset: float, dtype: torch.dtype) -> None:
+    from row_kernel_cases import sum_error
+
+    assert sum_error(dtype, "cuda", offset) <= 1e-6
+
+
 def test_who_computes() -> None:
     assert dispatch.uses_triton(torch.empty(1, device="cuda"))
     assert not dispatch.uses_triton(torch.empty(1, device="cuda", dtype=torch.float64))
@@ -91,6 +99,22 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
         assert torch.equal(rms_norm_backward(dy[part], x[part], weight, some_rstd), dx[part])
 
 
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+@pytest.mark.parametrize("shape", [(2100, 8, 128), (1500, 2560), (600, 8192), (300, 16384)], ids=str)
+def test_the_weights_gradient_is_the_same_each_time(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Added to what is there, in float32; beside it dx is as with a frozen weight."""
+    x, dy, weight = (filled(s, dtype, seed, "cuda") for seed, s in enumerate((shape, shape, shape[-1:])))
+    _, rstd = rms_norm(x, weight, EPS, 1.0)
+    normed = x.double() * torch.rsqrt(x.double().square().mean(-1, keepdim=True) + EPS)
+    exact = (dy.double() * normed).flatten(0, -2).sum(0)
+    sums = [torch.ones(shape[-1], device="cuda") for _ in range(3)]
+    for dweight in sums:
+        dx = rms_norm_backward(dy, x, weight, rstd, 1.0, dweight=dweight)
+    assert torch.equal(sums[0], sums[1]) and torch.equal(sums[0], sums[2])
+    assert error(sums[0] - 1, exact) <= 1e-5
+    assert error(dx, rms_norm_backward(dy, x, weight, rstd, 1.0)) <= 5e-3
+
+
 def test_rows_beyond_two_billion_elements() -> None:
     """A buffer of 4 GiB: offsets need 64 bits."""
     if torch.cuda.mem_get_info()[0] < 2 * FAR_BYTES:
@@ -105,6 +129,10 @@ def test_rows_beyond_two_billion_elements() -> None:
     assert torch.equal(far_y, y) and torch.equal(far_rstd, rstd)
     dx = rms_norm_backward(near, near, weight, rstd, residual=near)
     assert torch.equal(rms_norm_backward(far, far, weight, rstd, residual=far), dx)
+    sums = torch.zeros(2, 8192, device="cuda")
+    for rows, dweight in zip((near, far), sums, strict=True):
+        rms_norm_backward(rows, rows, weight, rstd, dweight=dweight)
+    assert torch.equal(*sums) and bool(sums.any())
     tables = rotary(3, 64, torch.float32, "cuda")
     for rows in (near, far):
         rope_(rows.unflatten(1, (64, 128)), *tables)

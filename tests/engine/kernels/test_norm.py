@@ -7,6 +7,7 @@ import torch
 from kernel_tensors import LOW, error, filled, only_written_inside, view
 
 from whet.engine.kernels import dispatch
+from whet.engine.kernels.launch import distinct, noted
 from whet.engine.kernels.norm import rms_norm, rms_norm_backward
 
 EPS = 1e-5
@@ -36,6 +37,26 @@ def test_forward_and_backward_in_float64(
     assert error(dout, dx + residual) <= 1e-13
     if len(shape) > 1:
         assert only_written_inside(out) and only_written_inside(dout)
+
+
+@pytest.mark.parametrize("into", ["new", "dy", "residual"])
+@pytest.mark.parametrize("offset", [0.0, 1.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_weights_gradient_in_float64(
+    shape: tuple[int, ...], offset: float, into: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatch, "BLOCK_ELEMENTS", 60)
+    x, dy, residual, weight, before = (
+        filled(s, torch.float64, n) for n, s in enumerate((shape, shape, shape, shape[-1:], shape[-1:]))
+    )
+    weight.requires_grad_()
+    (dweight,) = torch.autograd.grad(formula(x, weight, offset), weight, dy)
+    _, rstd = rms_norm(x, weight.detach(), EPS, offset)
+    dx = rms_norm_backward(dy, x, weight.detach(), rstd, offset, residual)
+    out, found = {"new": view(shape, torch.float64), "dy": dy, "residual": residual}[into], before.clone()
+    rms_norm_backward(dy, x, weight.detach(), rstd, offset, residual, out, found)
+    assert torch.equal(out, dx)
+    assert error(found - before, dweight) <= 1e-13
 
 
 def modules(name: str, width: int, dtype: torch.dtype) -> torch.nn.Module:
@@ -71,6 +92,22 @@ def test_backward_is_no_worse_than_transformers(name: str, offset: float, dtype:
     ours = rms_norm_backward(dy, x.detach(), weight, rstd, offset)
     assert ours.dtype == dtype
     assert error(ours, exact) <= error(theirs, exact) * 1.01 + 1e-7
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+@pytest.mark.parametrize(("name", "offset"), [("llama", 0.0), ("gemma", 1.0)])
+def test_the_weights_gradient_is_no_worse_than_transformers(name: str, offset: float, dtype: torch.dtype) -> None:
+    """In float32, of n as the forward rounded it: theirs of a float32 weight, which keeps the sum from rounding."""
+    norm = modules(name, 72, dtype).float()
+    x, dy = filled((33, 3, 72), dtype, 7), filled((33, 3, 72), dtype, 8)
+    (theirs,) = torch.autograd.grad(norm(x), [norm.weight], dy.to(norm(x).dtype))
+    weight = norm.weight.detach().to(dtype)
+    _, rstd = rms_norm(x, weight, EPS, offset)
+    dx, dweight = view(x.shape, dtype), filled((72,), torch.float32, 9)
+    before = dweight.clone()
+    rms_norm_backward(dy, x, weight, rstd, offset, None, dx, dweight)
+    assert error(dweight - before, theirs) <= 1e-6
+    assert torch.equal(dx, rms_norm_backward(dy, x, weight, rstd, offset)) and only_written_inside(dx)
 
 
 def test_heads_inside_a_wider_buffer_and_in_place() -> None:
@@ -110,7 +147,33 @@ def test_a_row_does_not_depend_on_the_others(dtype: torch.dtype) -> None:
 def test_no_rows() -> None:
     y, rstd = rms_norm(torch.empty(0, 8), torch.ones(8), EPS)
     assert y.shape == (0, 8) and rstd.shape == (0,)
-    assert rms_norm_backward(y, y, torch.ones(8), rstd).shape == (0, 8)
+    dweight = torch.arange(8.0)
+    assert rms_norm_backward(y, y, torch.ones(8), rstd, dweight=dweight).shape == (0, 8)
+    assert torch.equal(dweight, torch.arange(8.0))
+
+
+@pytest.mark.parametrize(
+    "dweight",
+    [torch.zeros(7), torch.zeros(8, dtype=torch.bfloat16), torch.zeros(8, 2)[:, 0]],
+    ids=["C", "dtype", "gaps"],
+)
+def test_a_sum_of_another_form_is_refused(dweight: torch.Tensor) -> None:
+    x = torch.ones(3, 8, dtype=torch.bfloat16)
+    with pytest.raises(ValueError, match="dweight"):
+        rms_norm_backward(x, x, x[0], torch.ones(3), dweight=dweight)
+
+
+def test_a_trained_norm_is_noted_without_numbers() -> None:
+    """One kernel whatever the number of rows, and another than the frozen one."""
+    pytest.importorskip("triton")
+    weight = torch.empty(256, device="meta")
+    with noted() as launches:
+        for rows in (5, 64, 9000):
+            x, rstd = torch.empty(rows, 256, device="meta"), torch.empty(rows, device="meta")
+            rms_norm_backward(x, x, weight, rstd, dweight=torch.empty_like(weight))
+        assert len(distinct(launches)) == 1
+        rms_norm_backward(x, x, weight, rstd)
+    assert len(launches) == 4 and len(distinct(launches)) == 2
 
 
 def test_gaps_in_the_last_dimension_are_refused() -> None:
