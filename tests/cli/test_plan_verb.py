@@ -98,19 +98,33 @@ def test_recompute_in_the_yaml_is_recompute_in_the_plan(config: Path) -> None:
     assert plan is not None and set(plan.policies) == {"full"}
 
 
-def test_full_fine_tuning_has_a_plan_of_memory(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_fine_tuning_has_a_plan_of_memory_and_time(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["plan", str(config), "--set", "adapter=null"]) == 0
     said = capsys.readouterr().out
-    assert "weights" in said and "moments" in said and "with gradient checkpointing" in said
-    narrow, wide, eight = (
-        api.plan(config, gpu="h200", overrides=["adapter=", *more]).full
-        for more in ([], ["bf16=false"], ["optimizer=adamw_8bit"])
+    for words in ("weights", "moments", "gradients", "layers keep", "tokens/s", "least memory", "all layers full"):
+        assert words in said
+    narrow, wide, eight, several = (
+        api.plan(config, gpu="h200", overrides=["adapter=", *more]).parameters
+        for more in ([], ["bf16=false"], ["optimizer=adamw_8bit"], ["gradient_checkpointing=true"])
     )
-    assert narrow is not None and wide is not None and eight is not None
-    assert narrow.bytes.weights * 2 == wide.bytes.weights == narrow.bytes.weights + narrow.bytes.masters
-    assert wide.bytes.masters == 0 and eight.bytes.moments * 4 == narrow.bytes.moments == narrow.bytes.weights * 4
+    assert narrow is not None and wide is not None and eight is not None and several is not None
+    assert narrow.weights * 2 == wide.weights == narrow.weights + narrow.masters
+    assert wide.masters == 0 and eight.moments * 4 == narrow.moments == narrow.weights * 4
+    assert narrow.gradients == narrow.weights  # both micro-batches go through at once
+    assert several.gradients == 2 * narrow.gradients
     assert main.run(["plan", str(config), "--set", "adapter=null", "--gpu", "16MiB"]) == 2
     assert "adamw_8bit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["fp16=true", "bf16=false"], ["optimizer=adafactor"]])
+def test_full_fine_tuning_by_the_model_s_own_forward(
+    config: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Products in another format than the weights."""
+    plan = api.plan(config, gpu="h200", overrides=["adapter=", *more])
+    assert plan.plan is None and plan.full is not None and plan.parameters is None
+    plan.print()
+    assert "with gradient checkpointing" in capsys.readouterr().out
 
 
 def test_dropout_is_warned_of(config: Path) -> None:

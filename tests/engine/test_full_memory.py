@@ -9,10 +9,10 @@ import torch
 from live_bytes import LiveBytes
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from whet.engine.full_memory import full_bytes, layer_kept, parameters
+from whet.engine.full_memory import full_bytes, layer_kept
 from whet.engine.loss import labelled_loss
 from whet.engine.memory import Work
-from whet.engine.shape import Shape, shape_of_config
+from whet.engine.shape import FullTraining, Shape, shape_of_config
 from whet.models.recompute import recompute
 
 ROWS, LENGTH = 2, 96
@@ -50,8 +50,8 @@ def measured(model: Any, backward: bool) -> int:
 @pytest.mark.parametrize("tied", [True, False])
 def test_parameters_are_counted_exactly(family: str, tied: bool) -> None:
     model, shape = made(family, 2, torch.bfloat16, tie_word_embeddings=tied)
-    assert parameters(shape) == sum(p.numel() for p in model.parameters())
-    found = full_bytes(shape, Work(10, 10, 0.0), moment=8)
+    assert shape.parameters == sum(p.numel() for p in model.parameters())
+    found = full_bytes(shape, Work(10, 10, 0.0), FullTraining()).parameters
     assert found.weights == sum(p.nbytes for p in model.parameters()) == found.gradients == found.masters
 
 
@@ -71,5 +71,5 @@ def test_the_highest_point_of_a_step(layers: int, dtype: torch.dtype, again: boo
     model, shape = made("llama", layers, dtype)
     if again:
         recompute(model)
-    found = full_bytes(shape, Work(ROWS * LENGTH, ROWS * (LENGTH - 1), 0.0), moment=8)
+    found = full_bytes(shape, Work(ROWS * LENGTH, ROWS * (LENGTH - 1), 0.0), FullTraining())
     assert abs(measured(model, backward=True) / (found.recomputed if again else found.forward) - 1) < 2 * TOLERANCE

@@ -55,10 +55,10 @@ def batches(dataset: PackedDataset) -> Batches:
     return count_batches(dataset, 2, 1, seed=0)
 
 
-def planner_of(model: Any, batches: Batches, goal: Any = "fastest", budget: int = PLENTY, held: int = 0) -> Planner:
+def planner_of(model: Any, batches: Batches, goal: Any = "fastest", budget: int = PLENTY) -> Planner:
     engine = Engine.attach(model)
     assert isinstance(engine, Engine)
-    return Planner(engine, {1: batches}, goal, budget, held)
+    return Planner(engine, {1: batches}, goal, budget)
 
 
 def trainer_of(model: Any, dataset: PackedDataset, folder: Path, wish: Wish = FASTEST, **settings: Any) -> WhetTrainer:
@@ -124,11 +124,25 @@ def test_a_probe_that_takes_more_than_planned_lowers_the_plan(model: Any, batche
 
 
 def test_a_probe_without_surprise_changes_nothing(model: Any, batches: Batches) -> None:
-    planner = planner_of(model, batches, held=MIB)
+    planner = planner_of(model, batches)
     first = planner.plan
     planner.budget = first.peak_bytes + 2 * MIB
     planner.settle(lambda: first.peak_bytes)
-    assert planner.plan == first and planner.missing == MIB and planner.measured == first.peak_bytes
+    assert planner.plan == first and planner.missing == 0 and planner.measured == first.peak_bytes
+
+
+def test_adapters_gradients_before_a_pass_are_planned_and_not_probed(model: Any, batches: Batches) -> None:
+    """Of several passes each has a copy of the gradients so far, for the way back after a shortage."""
+    copies = sum(p.nbytes for p in model.parameters() if p.requires_grad)
+    alone = planner_of(model, batches)
+    alone.engine.release()
+    planner = planner_of(model, batches._replace(largest=batches.largest._replace(micro_batches=3)))
+    assert planner.plan.peak_bytes == alone.plan.peak_bytes + copies
+    planner.budget = planner.plan.peak_bytes + 2 * MIB
+    planner.settle(lambda: alone.plan.peak_bytes)
+    assert planner.missing == 0
+    planner.settle(lambda: alone.plan.peak_bytes + MIB)
+    assert planner.missing == MIB
 
 
 def test_ample_memory_needs_no_probe(model: Any, batches: Batches) -> None:

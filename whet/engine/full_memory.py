@@ -1,4 +1,4 @@
-"""Bytes of a full fine-tune, in which the model's own forward runs: by formulas, with what is left out said.
+"""Bytes of a full fine-tune in which the model's own forward runs: by formulas, with what is left out said.
 
 Weights, masters, moments and gradients are counted to the byte. What autograd keeps for a layer of transformers is
 counted per token: RMSNorm keeps its input in float32, what it has normed and its output; attention q, k and v (heads
@@ -13,47 +13,30 @@ from typing import NamedTuple
 
 from whet.engine.loss import CHUNK_ROWS
 from whet.engine.memory import Work
-from whet.engine.shape import Shape
-
-WIDE = 4  # bytes of float32
-LOW = 2  # bytes of the lower half of a master
-BUCKET_BYTES = 2**25 * 16  # masters and float32 gradients that exist at once, and what splits them
+from whet.engine.shape import FullTraining, Shape
+from whet.engine.trained import WIDE, ParameterBytes, parameter_bytes
 
 
 class FullBytes(NamedTuple):
     """What a full fine-tune takes.
 
     Attributes:
-        weights, masters, moments, gradients: of all parameters.
+        parameters: weights, masters, moments, gradients.
         forward: the highest point of a forward and backward of the largest micro-batch over weights, masters and
             moments, where every layer keeps everything: at its start all activations, at its end all gradients.
         recomputed: the same with gradient checkpointing.
         update: beside gradients, at the optimizer's step.
     """
 
-    weights: int
-    masters: int
-    moments: int
-    gradients: int
+    parameters: ParameterBytes
     forward: int
     recomputed: int
     update: int
 
-    @property
-    def fixed(self) -> int:
-        """There all the time."""
-        return self.weights + self.masters + self.moments
-
     def peak(self, recompute: bool) -> int:
         """The highest point of a step."""
-        return self.fixed + max(self.recomputed if recompute else self.forward, self.gradients + self.update)
-
-
-def parameters(shape: Shape) -> int:
-    """Elements of the whole model; a tied embedding counts once."""
-    biases = shape.attended + 2 * shape.keys if shape.bias else 0
-    layers = shape.layers * (shape.layer_weights + shape.norms + biases)
-    return layers + shape.vocab * shape.hidden * (1 if shape.tied else 2) + shape.hidden
+        step = self.recomputed if recompute else self.forward
+        return self.parameters.fixed + max(step, self.parameters.gradients + self.update)
 
 
 def layer_kept(shape: Shape, width: int) -> int:
@@ -66,18 +49,17 @@ def layer_kept(shape: Shape, width: int) -> int:
     return norms + attention + 4 * shape.mlp * width
 
 
-def full_bytes(shape: Shape, work: Work, moment: int, accumulates: bool = False) -> FullBytes:
+def full_bytes(shape: Shape, work: Work, training: FullTraining) -> FullBytes:
     """Predict a full fine-tune.
 
     Args:
         shape: without adapters; ``width`` 2 means bfloat16 with float32 masters, 4 float32.
-        work: the largest micro-batch.
-        moment: bytes of moments for one parameter: 8 for AdamW, 2 where they have 8 bits.
-        accumulates: several micro-batches make a step: gradients are there in the forward, too, in float32.
+        work: the largest micro-batch. Where several make a step, gradients are there in the forward, too, in float32.
+        training: the optimizer.
     """
-    width, count = shape.width, parameters(shape)
-    masters = count * LOW if width < WIDE else 0
-    gradients = count * (WIDE if accumulates else width)
+    width, accumulates = shape.width, work.micro_batches > 1
+    found = parameter_bytes(shape, training.moment, work.micro_batches)
+    gradients = found.gradients
     kept = work.tokens * layer_kept(shape, width)
     residual = work.tokens * shape.hidden * width
     rows = min(work.labelled, CHUNK_ROWS)
@@ -90,11 +72,8 @@ def full_bytes(shape: Shape, work: Work, moment: int, accumulates: bool = False)
         return gradients + max(start, end) if accumulates else max(start, all_layers + working, gradients + end)
 
     return FullBytes(
-        weights=count * width,
-        masters=masters,
-        moments=count * moment,
-        gradients=gradients,
+        parameters=found,
         forward=highest(shape.layers * kept, kept),
         recomputed=highest(shape.layers * residual + kept, kept),
-        update=min(BUCKET_BYTES, count * 16) if masters else 0,
+        update=training.beside,
     )

@@ -23,6 +23,9 @@ Where the MLP goes through in tiles (``mlp.py``), its tensors have the rows of o
 **Phases**: the forward of layer i stands on what the layers before it kept; the loss on what all kept; the backward of
 layer i on what layers 0..i kept, so the last layers' activations are gone when the first layers need room.
 In the last layer everything after attention is computed for labelled tokens only, on copies of their rows.
+
+Where the weights themselves are trained, R is 0, a layer's backward makes dW of each group, and gradients gather while
+it goes down; ``trained.py`` has the rest.
 """
 
 from __future__ import annotations
@@ -34,12 +37,13 @@ from typing import NamedTuple
 
 from whet.engine.shape import Shape
 from whet.engine.spec import GROUPS, GroupName
+from whet.engine.trained import WIDE, ParameterBytes, gradients_at, head_bytes, parameter_bytes, update_bytes
 
 POLICIES = ("none", "mlp", "full")  # of layer.py, the most memory first
 MLP_INPUTS = frozenset({"gu", "P2", "Pd"})
+NOT_TRAINED = ParameterBytes(0, 0, 0, 0)
 WORKSPACES = 2 * 32 * 2**20  # cuBLAS and cuBLASLt on a Hopper GPU, torch's default; they lie in torch's allocator
 NF4_BLOCK, NF4_GROUP = 64, 256  # weights with one 8-bit scale, scales with one float32 scale
-WIDE = 4  # bytes of float32
 
 
 class Work(NamedTuple):
@@ -77,7 +81,7 @@ class LayerBytes(NamedTuple):
 
 
 def weight_bytes(shape: Shape) -> int:
-    """Of one layer's frozen weights as the model holds them: dense inside the augmented buffers, or packed NF4."""
+    """Of one layer's weights as the model holds them: dense inside the augmented buffers, or packed NF4."""
     if shape.storage == "dense":
         return buffer_bytes(shape)
     return sum(_packed(outputs * shape.size(group)[1]) for group in GROUPS for outputs in shape.widths(group))
@@ -88,24 +92,29 @@ def buffer_bytes(shape: Shape) -> int:
     return sum(_buffer(shape, group) for group in GROUPS)
 
 
-def fixed_bytes(shape: Shape, tokens: int, resident: int = 0) -> dict[str, int]:
+def fixed_bytes(shape: Shape, tokens: int, resident: int = 0, passes: int = 1) -> dict[str, int]:
     """What stays in memory during the whole step, by name.
 
     Args:
         tokens: of a micro-batch.
         resident: layers of NF4 weights of which a dense copy is kept.
+        passes: in an optimizer step.
     """
     elements = shape.layers * shape.layer_adapters
     table = shape.vocab * shape.hidden * shape.width
     nf4 = shape.storage == "nf4"
     operands = sum(shape.columns(group) * sum(shape.size(group)) for group in GROUPS) * shape.width
     biases = shape.size("qkv")[0] * shape.width * 2 if shape.bias else 0  # the module's and the group's
+    moment = 0 if shape.full is None else shape.full.moment
+    full = parameter_bytes(shape, moment, passes) if shape.full is not None else NOT_TRAINED
     return {
         "weights": shape.layers * (weight_bytes(shape) + shape.norms * shape.width + biases) + shape.hidden * 2,
         "embedding and head": table if shape.tied else 2 * table,
         "adapters": elements * WIDE,
-        "gradients": elements * WIDE,
-        "moments": 2 * elements * WIDE,
+        "gradients": elements * WIDE + (full.gradients if passes > 1 else 0),
+        "gradients before a pass": elements * WIDE if passes > 1 else 0,  # a copy, for the way back after a shortage
+        "moments": 2 * elements * WIDE + full.moments,
+        "lower half of masters": full.masters,
         "adapter operands": shape.layers * operands if nf4 else 0,
         "shared buffers": _shared(shape) if nf4 and resident < shape.layers else 0,
         "resident layers": resident * buffer_bytes(shape) if nf4 else 0,
@@ -162,23 +171,27 @@ def kept_per_token(shape: Shape, policy: str) -> int:
 
 
 def activation_peak(shape: Shape, work: Work, policies: Sequence[str], chunk_rows: int, tile: int | None = None) -> int:
-    """The highest point of a micro-batch above ``fixed_bytes``.
+    """The highest point of a micro-batch and of the optimizer's step above ``fixed_bytes``.
 
     Args:
         policies: one for each layer, the first layer's first.
         chunk_rows: rows of logits that exist at once.
         tile: as in ``layer_bytes``.
     """
-    runs = [(policy, len(list(group))) for policy, group in groupby(policies[:-1])]
     x = work.tokens * shape.hidden * shape.width
-    below = highest = 0
-    for policy, count in runs:  # in a run of equal layers the last one stands highest
-        one = layer_bytes(shape, policy, work.tokens, tile=tile, seen=work.seen)
-        below += count * one.kept
-        highest = max(highest, below - one.kept + x + one.forward, below + one.backward)
+    below = highest = first = 0
+    for policy, group in groupby(policies[:-1]):
+        one, count = layer_bytes(shape, policy, work.tokens, tile=tile, seen=work.seen), len(list(group))
+        lowest, below = below + one.kept, below + count * one.kept
+        highest = max(highest, below - one.kept + x + one.forward)
+        for kept, number in ((below, first + count - 1), (lowest, first)):  # between them it changes evenly
+            highest = max(highest, kept + one.backward + gradients_at(shape, work.micro_batches, number))
+        first += count
     last = layer_bytes(shape, policies[-1], work.tokens, work.labelled, tile, work.seen)
-    highest = max(highest, below + x + last.forward, below + last.kept + last.backward)
-    return max(highest, below + last.kept + _loss(shape, work.labelled, chunk_rows))
+    backward = last.kept + last.backward + gradients_at(shape, work.micro_batches, first)
+    end = x + gradients_at(shape, work.micro_batches, -1)
+    loss = below + last.kept + _loss(shape, work.labelled, chunk_rows)
+    return max(highest, below + x + last.forward, below + backward, loss, end, update_bytes(shape, work.micro_batches))
 
 
 # --- pieces ---
@@ -186,6 +199,8 @@ def activation_peak(shape: Shape, work: Work, policies: Sequence[str], chunk_row
 
 def _loss(shape: Shape, rows: int, chunk_rows: int) -> int:
     """Last hidden states before and after the norm, the gradient made in the forward, one chunk of logits."""
+    if shape.full is not None:
+        return head_bytes(shape, rows, chunk_rows)
     return rows * (3 * shape.hidden * shape.width + WIDE) + min(rows, chunk_rows) * shape.vocab * shape.width
 
 
@@ -215,7 +230,7 @@ def _sizes(shape: Shape, tokens: int, rows: int, tile: int, seen: int | None = N
     of_selected = {
         "rows": (attended + hidden) * width,  # of o and x
         "o_rows": attended * width,
-        "oa": (attended + r_o) * width,
+        "oa": (attended + r_o) * width if r_o else 0,
         "Po": r_o * width,
         "da": (hidden + r_o) * width,
         "dx2": (hidden + r_o) * width,
@@ -229,7 +244,7 @@ def _sizes(shape: Shape, tokens: int, rows: int, tile: int, seen: int | None = N
         "P2": r_gate_up * width,
         "h": (shape.mlp + r_down) * width,
         "Pd": r_down * width,
-        "dm": (hidden + r_down) * width,
+        "dm": (hidden + r_down) * width if r_down or shape.post_norms else 0,
         "dh": shape.mlp * width,
         "dn2": hidden * width,
         "tile_m": hidden * width,
@@ -243,7 +258,11 @@ def _sizes(shape: Shape, tokens: int, rows: int, tile: int, seen: int | None = N
         # FlashAttention-2's backward sums dq in float32, and dk and dv for each query head before they are added up.
         "attention": attended * WIDE + 2 * attended * width + shape.heads * WIDE,
     }
-    counted = ((of_all, tokens), (of_selected, rows), (of_tile, tile), (of_seen, seen or tokens))
+    of_weights = {f"dw_{group}": shape.size(group)[0] * shape.size(group)[1] * width for group in GROUPS}
+    of_weights["dw_qkv"] += shape.size("qkv")[0] * width if shape.bias else 0
+    of_weights["dnorms"] = shape.norms * WIDE
+    trained = 1 if shape.full is not None else 0
+    counted = ((of_all, tokens), (of_selected, rows), (of_tile, tile), (of_seen, seen or tokens), (of_weights, trained))
     return {name: size * count for sizes, count in counted for name, size in sizes.items()}
 
 
@@ -284,10 +303,10 @@ def _backward(shape: Shape, held: Sequence[str], everything: bool, tiled: bool) 
     if shape.post_norms and "m" not in held:
         inputs += " +h +tile_m +tile_r +tile_m -tile_m -h" if tiled else " +h +m +rm +y -y -h"
     out = ("+dx2", "") if tiled else ("", "+dx2")
-    mlp = f"{out[0]} +n2 {inputs} +dm +dh {pd} -dh +dn2 {out[1]} -gu -P2 -Pd -n2 -dm -dn2"
+    mlp = f"{out[0]} +n2 {inputs} +dm +dh {pd} +dw_down -dh +dn2 +dw_gate_up {out[1]} -gu -P2 -Pd -n2 -dm -dn2"
     if shape.post_norms:
         mlp += " -tile_m -tile_r" if tiled and "m" not in held else " -m -rm"
-    return f"{again} {mlp} -x2 -r2 {_attention_backward(shape, everything)}"
+    return f"{again} +dnorms {mlp} -x2 -r2 {_attention_backward(shape, everything)}"
 
 
 def _attention_backward(shape: Shape, everything: bool) -> str:
@@ -296,8 +315,8 @@ def _attention_backward(shape: Shape, everything: bool) -> str:
     spread = ("", "do", "") if everything else ("+do_all -do", "do_all", "+dx2_all")
     heads = ("+qk", "-qk", "-qkv") if shape.qk_norm else ("", "-qkv", "")
     return (
-        f"{normed[0]} +do {rows[0]} {normed[1]} {rows[1]} -Po {spread[0]} {heads[0]} +dq +attention -attention "
-        f"{heads[1]} -{spread[1]} -o -lse +dqkv -dq {heads[2]} +n1_again +dn1 {spread[2]} +dx"
+        f"{normed[0]} +do {rows[0]} +dw_o {normed[1]} {rows[1]} -Po {spread[0]} {heads[0]} +dq +attention -attention "
+        f"{heads[1]} -{spread[1]} -o -lse +dqkv -dq {heads[2]} +n1_again +dn1 +dw_qkv {spread[2]} +dx"
     )
 
 

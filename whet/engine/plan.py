@@ -4,11 +4,12 @@ Layers that keep least come first: the last layers' activations are freed first,
 the first layers need working space. Every split of the layers into runs of policies is tried, with the exact bytes of
 ``memory.py`` and the seconds of ``rates.py``; what is left over holds dense copies of NF4 layers, which buy eight times
 less time for a byte (0.4 ms for 445 MB against 6.3 ms for 940 MB at 16,384 tokens). Where working space is what does
-not fit, the MLP goes through in tiles.
+not fit, the MLP goes through in tiles, unless its weights are trained: their gradients would be rounded tile by tile.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -142,6 +143,8 @@ def choose_merged(
     Small micro-batches leave a GPU waiting for its host, and NF4 weights are dequantised for each. Only the goal
     "fastest" merges, only where the plan still fits and saves 3% of the time: what layers then make again, because the
     larger micro-batch leaves less room, is counted. Other goals are about memory and take micro-batches as they are.
+    Where micro-batches one by one do not fit, those that do are taken together: of weights that are trained themselves
+    the gradients of several passes are summed in float32, and one pass takes less.
 
     Args:
         works: by how many micro-batches are one; 1 is among them.
@@ -155,8 +158,9 @@ def choose_merged(
         if times == 1 or (goal == "fastest" and work.largest.tokens <= MERGED_TOKENS)
     }
     alone = plans[1]
-    better = [plan for plan in plans.values() if plan.fits and plan.step_seconds * GAIN <= alone.step_seconds]
-    if not alone.fits or not better:
+    most = alone.step_seconds / GAIN if alone.fits else math.inf
+    better = [plan for plan in plans.values() if plan.fits and plan.step_seconds <= most]
+    if not better:
         return alone
     best = min(plan.step_seconds for plan in better)
     chosen = min((plan for plan in better if plan.step_seconds <= NEAR * best), key=lambda plan: plan.at_once)
@@ -186,7 +190,8 @@ def _candidates(case: _Case, goal: Goal) -> Iterator[Plan]:
     """Every split of the layers among the policies, with and without tiles; smaller chunks of logits only where nothing
     fits."""
     policies = POLICIES[::-1] if goal in ("fastest", "smallest") else (goal,)
-    tiles = [tile for tile in TILES if tile is None or (tile < case.work.tokens and policies != ("none",))]
+    tiled = policies != ("none",) and case.shape.full is None
+    tiles = [tile for tile in TILES if tile is None or (tiled and tile < case.work.tokens)]
     for chunk_rows in CHUNKS:
         splits = _splits(case.shape.layers, policies)
         found = [
@@ -201,15 +206,15 @@ def _candidates(case: _Case, goal: Goal) -> Iterator[Plan]:
 
 def _plan(case: _Case, policies: tuple[str, ...], chunk_rows: int, tile: int | None, dense_copies: bool) -> Plan:
     shape, work, card = case.shape, case.work, case.card
-    fixed = _fixed(shape, work.tokens, 0)
+    fixed = _fixed(shape, work, 0)
     peak = fixed + activation_peak(shape, work, policies, chunk_rows, tile)
     resident = copies = 0
     if dense_copies and shape.storage == "nf4":
         room = int(case.budget / card.reserved) - peak
-        all_of_them = _fixed(shape, work.tokens, shape.layers) - fixed  # the shared buffers are then not needed
+        all_of_them = _fixed(shape, work, shape.layers) - fixed  # the shared buffers are then not needed
         some = min(shape.layers - 1, max(0, room // buffer_bytes(shape)))
         resident = shape.layers if room >= all_of_them else some
-        copies = _fixed(shape, work.tokens, resident) - fixed
+        copies = _fixed(shape, work, resident) - fixed
         peak += copies
     seconds = step_seconds(shape, case.typical, card, policies, resident, tile)
     reserved = int(peak * card.reserved)
@@ -248,7 +253,7 @@ def step_seconds(
     seconds += head_seconds(shape, work, card)
     if tile is not None and tile < work.tokens:
         seconds += (len(policies) - policies.count("none")) * tile_seconds(shape, work, card, tile)
-    return seconds * work.micro_batches + optimizer_seconds(shape, card)
+    return seconds * work.micro_batches + optimizer_seconds(shape, card, work.micro_batches)
 
 
 def _splits(layers: int, policies: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
@@ -267,8 +272,8 @@ def _layer(shape: Shape, work: Work, card: CardRates, policy: str, resident: boo
 
 
 @lru_cache(maxsize=256)
-def _fixed(shape: Shape, tokens: int, resident: int) -> int:
-    return sum(fixed_bytes(shape, tokens, resident).values())
+def _fixed(shape: Shape, work: Work, resident: int) -> int:
+    return sum(fixed_bytes(shape, work.tokens, resident, work.micro_batches).values())
 
 
 def _alternative(name: str, plan: Plan) -> Alternative:

@@ -18,6 +18,7 @@ import torch
 from whet.engine.memory import Work
 from whet.engine.shape import Shape
 from whet.engine.spec import GROUPS, GroupName
+from whet.engine.trained import update_traffic
 
 TRILLION = 1e12
 BACKWARD_FLOPS = 2.5  # of attention, as multiples of its forward: five products where the forward has two
@@ -140,10 +141,18 @@ def layer_seconds(shape: Shape, work: Work, card: CardRates, policy: str, reside
     return max(seconds, card.layer_host * LAUNCHES[policy] / LAUNCHES["none"])
 
 
-def head_seconds(shape: Shape, work: Work, card: CardRates) -> float:
-    """The loss and the gradient of the last hidden states: two products, three passes over the logits."""
+def head_seconds(shape: Shape, work: Work, card: CardRates, backward: bool = True) -> float:
+    """The loss and the gradient of the last hidden states: two products, three passes over the logits. A trained head
+    makes the logits again in its backward, and has a gradient of its own: four products, five passes.
+
+    Args:
+        backward: False: the loss alone.
+    """
     logits = work.labelled * shape.vocab
-    return 4 * logits * shape.hidden / card.matmul + 3 * logits * shape.width / card.copy
+    products, passes = (4.0, 5.0) if shape.full is not None else (2.0, 3.0)
+    if not backward:
+        products, passes = 1.0, 1.5
+    return 2 * products * logits * shape.hidden / card.matmul + passes * logits * shape.width / card.copy
 
 
 def tile_seconds(shape: Shape, work: Work, card: CardRates, tile: int) -> float:
@@ -158,9 +167,13 @@ def tile_seconds(shape: Shape, work: Work, card: CardRates, tile: int) -> float:
     return TILE_LOSS[tile] * sum(2 * work.tokens * outputs * inputs for outputs, inputs in sizes) / card.matmul
 
 
-def optimizer_seconds(shape: Shape, card: CardRates) -> float:
-    """AdamW on the adapters, and their copies into the operands."""
-    return shape.layers * shape.layer_adapters * ADAM_BYTES / card.copy + card.step_host
+def optimizer_seconds(shape: Shape, card: CardRates, passes: int = 1) -> float:
+    """AdamW on the adapters, and their copies into the operands; or on all weights, with the norm of their gradients
+    and, of several passes, sums of them."""
+    moved = shape.layers * shape.layer_adapters * ADAM_BYTES
+    if shape.full is not None:
+        moved += update_traffic(shape, passes)
+    return moved / card.copy + card.step_host
 
 
 # --- parts of a layer; elements counted once for each read and each write ---
@@ -202,7 +215,8 @@ def _backward(shape: Shape, work: Work, rows: int, card: CardRates) -> float:
     for group in GROUPS:
         count = work.tokens if group == "qkv" else rows
         outputs, inputs = shape.size(group)
-        seconds += 2 * count * inputs * (outputs + shape.columns(group)) / card.matmul
+        products = 2 if shape.full is not None else 1  # the gradient of the weights is as large as that of the input
+        seconds += products * 2 * count * inputs * (outputs + shape.columns(group)) / card.matmul
         seconds += _skinny(shape, group, count, card, inputs=1, outputs=2)
     return seconds + _attention(shape, work, card, backward=True)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from whet.engine.lora import base_of, lora_of
 from whet.engine.spec import GROUPS, GroupName
@@ -34,6 +34,18 @@ MODULES: dict[GroupName, tuple[str, ...]] = {
 FUSED: dict[GroupName, tuple[str, ...]] = {**MODULES, "qkv": ("self_attn.qkv_proj",), "gate_up": ("mlp.gate_up_proj",)}
 
 
+class FullTraining(NamedTuple):
+    """How the weights themselves are trained.
+
+    Attributes:
+        moment: bytes of the optimizer's state for one parameter; 8 are AdamW's.
+        beside: bytes that the optimizer makes in its step, at most, and frees again.
+    """
+
+    moment: int = 8
+    beside: int = 0
+
+
 @dataclass(frozen=True)
 class Shape:
     """One decoder-only model with equal layers.
@@ -42,11 +54,12 @@ class Shape:
         hidden, heads, kv_heads, head_dim, mlp, layers, vocab: as in ``LayerSpec`` and ``ModelSpec``.
         ranks: LoRA ranks of each group's modules, in the order of ``spec.GROUPS``; 0 for a module without an adapter.
         tied: embedding and head are one tensor.
-        storage: of the frozen weights of the layers; embedding and head are dense.
+        storage: of the weights of the layers; embedding and head are dense.
         width: bytes of a dense weight and of an activation.
         pad: the sum of a group's ranks is padded to a multiple of this (``weights.PAD``).
         qk_norm, post_norms: as in ``LayerSpec``. bias: q, k and v have biases.
         window: width of the attention window of ``windowed`` layers; None: no layer has one.
+        full: all weights are trained; None: they are frozen, only adapters are trained.
     """
 
     hidden: int
@@ -66,6 +79,7 @@ class Shape:
     bias: bool = False
     window: int | None = None
     windowed: int = 0
+    full: FullTraining | None = None
 
     @property
     def attended(self) -> int:
@@ -121,6 +135,17 @@ class Shape:
         """Norm weights of one layer."""
         return self.hidden * (4 if self.post_norms else 2) + (2 * self.head_dim if self.qk_norm else 0)
 
+    @property
+    def layer_parameters(self) -> int:
+        """Elements of one layer without adapters: projections, biases, norms."""
+        return self.layer_weights + self.norms + (self.size("qkv")[0] if self.bias else 0)
+
+    @property
+    def parameters(self) -> int:
+        """Elements of the whole model without adapters; a tied embedding counts once."""
+        tables = self.vocab * self.hidden * (1 if self.tied else 2)
+        return self.layers * self.layer_parameters + tables + self.hidden
+
 
 def shape_of_config(
     config: Any,
@@ -130,6 +155,7 @@ def shape_of_config(
     storage: Storage = "dense",
     width: int = 2,
     pad: int = 64,
+    full: FullTraining | None = None,
 ) -> Shape | str:
     """The shape of a model that is not loaded; or one sentence why the plan does not know it.
 
@@ -137,6 +163,7 @@ def shape_of_config(
         config: the mapping in a config.json, or an object with its keys as attributes.
         rank: LoRA rank of every target; 0: no adapters.
         targets: as PEFT takes them: names, one regular expression over whole module names, or "all-linear".
+        full: as in ``Shape``.
     """
     values = _text_part(config)
     family = str(values.get("model_type", ""))
@@ -164,11 +191,13 @@ def shape_of_config(
         bias="bias" in traits or bool(values.get("attention_bias")),
         window=window,
         windowed=windowed,
+        full=full,
     )
 
 
 def shape_of_model(model: ModelSpec, *, storage: Storage = "dense", width: int = 2, pad: int = 64) -> Shape:
-    """The shape of a model that was read (``read_model``): numbers and ranks are those of its first layer."""
+    """The shape of a model that was read (``read_model``): numbers and ranks are those of its first layer. Where a
+    projection's weights are trained themselves, all weights count as trained."""
     numbers, parts = model.layers[0]
     ranks = []
     for group in GROUPS:
@@ -176,6 +205,7 @@ def shape_of_model(model: ModelSpec, *, storage: Storage = "dense", width: int =
         ranks.append(tuple(int(lora.A.shape[0]) if lora is not None else 0 for lora in loras))
     windows = [spec.window for spec, _ in model.layers if spec.window is not None]
     head, embedding = base_of(model.head), base_of(model.embed)
+    bases = [base_of(module) for group in GROUPS for module in parts.groups[group]]
     return Shape(
         hidden=numbers.hidden,
         heads=numbers.heads,
@@ -194,6 +224,7 @@ def shape_of_model(model: ModelSpec, *, storage: Storage = "dense", width: int =
         bias=any(getattr(base_of(module), "bias", None) is not None for module in parts.groups["qkv"]),
         window=windows[0] if windows else None,
         windowed=len(windows),
+        full=FullTraining() if any(base.weight.requires_grad for base in bases) else None,
     )
 
 

@@ -77,7 +77,7 @@ class Memory:
         Args:
             probe: forward and backward of the largest micro-batch; None: do not try.
             not_yet: the optimizer makes its state at its first step.
-            moment: bytes of that state for one parameter.
+            moment: bytes of that state for one parameter; the plan of an engine knows them.
         """
         self.settled = True
         device = next(self.model.parameters()).device
@@ -86,9 +86,7 @@ class Memory:
         if probe is None or device.type != "cuda":
             return
         if self.planner is not None:
-            shape = self.planner.shape
-            moments = 8 * shape.layers * shape.layer_adapters if not_yet else 0
-            self.planner.settle(partial(probe_peak, probe, device), moments)
+            self.planner.settle(partial(probe_peak, probe, device), self.planner.moments if not_yet else 0)
         elif self.goal == "fastest":
             trained = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
             self._recompute_if_needed(partial(probe_peak, probe, device), moment * trained if not_yet else 0)

@@ -21,12 +21,15 @@ from whet.config.sizes import format_size
 from whet.console import notice
 from whet.engine.forward import Engine
 from whet.engine.lora import base_of
+from whet.engine.memory import fixed_bytes
 from whet.engine.plan import Goal, Plan, choose_merged
 from whet.engine.rates import H200, CardRates, card_of, measure
 from whet.engine.shape import Shape, shape_of_model
 from whet.engine.storage import Nf4
 from whet.engine.weights import PAD
 from whet.train.batches import Batches, works_of
+from whet.train.full_plan import full_training
+from whet.train.optim import NAMES
 
 SPARE = 512 * 2**20  # bytes of a GPU left to libraries that allocate beside torch
 CPU_SHARE = 0.8  # of the free memory: the data and the tokenizer need some too
@@ -57,22 +60,23 @@ class Planner:
     Args:
         batches: of the training data, by how many micro-batches of a step go through at once; 1 is among them.
         budget: bytes that this process may hold on the device.
-        held: bytes that the training loop needs beside the engine's.
+        optimizer: its name, for weights that are trained themselves.
 
     Attributes:
         plan: the one in force.
         measured: bytes allocated at the highest point of the last probe, dense copies left out; None: not probed.
     """
 
-    def __init__(self, engine: Engine, batches: Mapping[int, Batches], goal: Goal, budget: int, held: int = 0) -> None:
+    def __init__(
+        self, engine: Engine, batches: Mapping[int, Batches], goal: Goal, budget: int, optimizer: str = NAMES[0]
+    ) -> None:
         self.engine, self.goal, self.budget = engine, goal, budget
         self._batches = dict(batches)
-        self.shape = shape_of_engine(engine)
+        self.shape = shape_of_engine(engine, optimizer)
         self.card = _card(engine)
-        self.held = held
-        self.missing = held  # bytes that the plan does not know of
+        self.missing = 0  # bytes that the plan does not know of
         self.measured: int | None = None
-        self.plan = self._choose()
+        self.plan = self._choose(self._batches)
         self._apply(resident=False)
 
     def settle(self, measure: Callable[[], int | None], not_yet: int = 0) -> None:
@@ -83,7 +87,8 @@ class Planner:
                 where memory did not suffice.
             not_yet: bytes of the plan that are allocated after the probe only (an optimizer's state).
 
-        Where memory is ample the first step comes without a probe.
+        Where memory is ample the first step comes without a probe. A probe does not see the copy of the adapters'
+        gradients that is made before each of several passes (``shortage.py``).
         """
         for _ in range(0 if self.plan.reserved_bytes <= AMPLE * self.budget else PROBES):
             self.measured = measure()
@@ -92,9 +97,9 @@ class Planner:
                 if not self._lower():
                     break
             else:
-                over = self.measured + not_yet - (tried.peak_bytes - tried.resident_bytes)
-                self.missing = max(self.missing, self.held + over)
-                self.plan = self._choose()
+                over = self.measured + not_yet + self._copies() - (tried.peak_bytes - tried.resident_bytes)
+                self.missing = max(self.missing, over)
+                self.plan = self._choose(self._smaller())
                 if _kept(self.plan)[:-1] == _kept(tried)[:-1]:
                     break
             self._apply(resident=False)
@@ -103,11 +108,11 @@ class Planner:
 
     def lower(self) -> bool:
         """After a shortage of memory: keep less. False where nothing is left to give up."""
-        merged = self.plan.at_once > 1
+        at_once = self.plan.at_once
         if not self._lower():
             return False
         self._apply(resident=True)
-        what = "micro-batches go one by one" if merged else "layers keep less"
+        what = "micro-batches go one by one" if self.plan.at_once < at_once else "layers keep less"
         notice(f"out of memory: {what} from now on: {self.plan}")
         return True
 
@@ -120,23 +125,39 @@ class Planner:
         measured = f", {format_size(self.measured)} measured without dense copies" if self.measured else ""
         return f"{self.plan}; peak {format_size(self.plan.peak_bytes)} of {format_size(self.budget)}{measured}"
 
+    @property
+    def moments(self) -> int:
+        """Bytes of the optimizer's state."""
+        return fixed_bytes(self.shape, 1)["moments"]
+
+    def _copies(self) -> int:
+        """Bytes of gradients that are copied before each pass of the plan in force."""
+        passes = self.batches.largest.micro_batches
+        return fixed_bytes(self.shape, 1, passes=passes)["gradients before a pass"]
+
     def _lower(self) -> bool:
-        """The next plan that keeps less than the one in force; micro-batches that were one come apart first."""
+        """The next plan that keeps less than the one in force; micro-batches that were one come apart first, unless
+        their gradients' sums take more then."""
         if self.plan.at_once > 1:
-            self._batches = {1: self._batches[1]}
-            self.plan = self._choose()
-            return True
+            alone = self._choose({1: self._batches[1]})
+            if alone.peak_bytes < self.plan.peak_bytes:
+                self.plan = alone
+                return True
         before = _kept(self.plan)
         while self.missing < self.budget:
             self.missing += max(int(STEP_DOWN * self.budget), 1)
-            self.plan = self._choose()
+            self.plan = self._choose(self._smaller())
             if _kept(self.plan) != before:
                 return True
         return False
 
-    def _choose(self) -> Plan:
+    def _smaller(self) -> dict[int, Batches]:
+        """Micro-batches that never go through more at once than they do now."""
+        return {times: found for times, found in self._batches.items() if times <= self.plan.at_once}
+
+    def _choose(self, batches: Mapping[int, Batches]) -> Plan:
         room = max(1, self.budget - self.missing)
-        return choose_merged(self.shape, works_of(self._batches), room, self.card, self.goal)
+        return choose_merged(self.shape, works_of(batches), room, self.card, self.goal)
 
     def _apply(self, resident: bool) -> None:
         engine, plan = self.engine, self.plan
@@ -149,12 +170,19 @@ def _kept(plan: Plan) -> tuple[Any, ...]:
     return plan.at_once, plan.policies, plan.tile, plan.chunk_rows, plan.resident
 
 
-def shape_of_engine(engine: Engine) -> Shape:
-    """The numbers that memory depends on, of a model as it is loaded."""
+def shape_of_engine(engine: Engine, optimizer: str = NAMES[0]) -> Shape:
+    """The numbers that memory depends on, of a model as it is loaded.
+
+    Args:
+        optimizer: its name, for weights that are trained themselves.
+    """
     four_bit = any(isinstance(group.storage, Nf4) for layer in engine.layers for group in layer.groups)
     device, width = _device(engine), base_of(engine.spec.embed).weight.dtype.itemsize
     pad = PAD.get(device.type, PAD["cuda"])
-    return shape_of_model(engine.spec, storage="nf4" if four_bit else "dense", width=width, pad=pad)
+    shape = shape_of_model(engine.spec, storage="nf4" if four_bit else "dense", width=width, pad=pad)
+    if shape.full is None:
+        return shape
+    return replace(shape, full=full_training(shape, optimizer, device.type == "cuda"))
 
 
 def memory_budget(device: torch.device, asked: int | None) -> int:

@@ -20,13 +20,15 @@ from whet.engine.memory import Work
 from whet.engine.plan import Alternative, Goal, Plan, choose_merged, policy_for
 from whet.engine.rates import H200, CardRates, card_of, measure
 from whet.engine.shape import Shape, Storage, shape_of_config
+from whet.engine.trained import ParameterBytes, parameter_bytes
 from whet.engine.weights import PAD
 from whet.errors import WhetError
 from whet.models.load import config_of
 from whet.train.base import base_name, longest_row, tokenizer_for
 from whet.train.batches import Batches, count_merged, works_of
 from whet.train.fallback import weights_asked
-from whet.train.full_plan import FullPlan, plan_full
+from whet.train.full import ELEMENTWISE
+from whet.train.full_plan import LESS_MEMORY, FullPlan, full_training, parameter_facts, plan_full
 from whet.train.memory_plan import SPARE, memory_budget
 from whet.train.preference.plan import Pairs, forward_seconds, pairs_of
 from whet.train.preference.reward import RewardDataset
@@ -71,7 +73,8 @@ class RunPlan:
     Attributes:
         plan: None where the engine does not run this model; ``reason`` then says why.
         others: plans with the other storage of the weights, by name.
-        full: of a full fine-tune, in place of ``plan``; its time is not predicted.
+        full: of a full fine-tune by the model's own forward, in place of ``plan``; its time is not predicted.
+        parameters: of a full fine-tune by the engine.
         pairs: of preference training.
         extra_seconds: that an optimizer step spends on a reference.
         ahead_seconds: of a reference pass before the first step.
@@ -88,6 +91,7 @@ class RunPlan:
     reason: str = ""
     notes: tuple[str, ...] = ()
     full: FullPlan | None = None
+    parameters: ParameterBytes | None = None
     pairs: Pairs | None = None
     extra_seconds: float = 0.0
     ahead_seconds: float = 0.0
@@ -120,10 +124,11 @@ class RunPlan:
         if self.plan is None:
             raise WhetError(f"there is no plan of memory and time: {self.reason}", "LoRA or QLoRA of a known model")
         if not self.plan.fits:
+            less = "lower micro_batch_size or sequence_len, or use adapter: qlora or a smaller model"
             raise WhetError(
                 f"the run takes {format_size(self.plan.reserved_bytes)}",
                 f"at most {format_size(self.device.budget)}",
-                "lower micro_batch_size or sequence_len, or use adapter: qlora or a smaller model",
+                less if self.parameters is None else LESS_MEMORY,
             )
 
     def _facts(self) -> dict[str, str]:
@@ -145,6 +150,7 @@ class RunPlan:
             return facts | self.full.facts()
         if self.plan is None:
             return facts | {"plan": f"none: {self.reason}"}
+        facts |= parameter_facts(self.parameters) if self.parameters is not None else {}
         facts["layers keep"] = f"{self.plan} ({GOALS[self.goal]})"
         facts["peak memory"] = f"{format_size(self.plan.peak_bytes)}, {format_size(self.plan.reserved_bytes)} reserved"
         facts["tokens/s"] = f"{self._speed(self.plan):,.0f}"
@@ -198,20 +204,43 @@ def plan_run(config: RunConfig, max_memory: str | None = None, gpu: str | None =
     if isinstance(shape, str):
         return RunPlan(config, device, rows, steps, None, goal, {}, shape, notes, pairs=pairs)
     if config.adapter is None:
-        reserved, on_gpu = device.card.reserved, device.kind == "cuda"
-        full = plan_full(shape, steps.largest, config.optimizer, goal, device.budget, reserved, on_gpu)
-        return RunPlan(config, device, rows, steps, None, goal, {}, "", notes, full, pairs)
+        shape = replace(shape, full=full_training(shape, config.optimizer, device.kind == "cuda"))
+        if not _by_engine(config, shape, device):
+            return _by_own_forward(RunPlan(config, device, rows, steps, None, goal, {}, "", notes, pairs=pairs), shape)
 
     def planned(shape: Shape, goal: Goal) -> Plan:
         return choose_merged(shape, works_of(steps.merged), device.budget, device.card, goal)
 
     others: dict[str, Plan] = {}
-    if device.kind == "cuda":
+    if device.kind == "cuda" and shape.full is None:
         other: Storage = "dense" if storage == "nf4" else "nf4"
         for name in ("fastest", "smallest"):
             others[f"{GOALS[name]}, {STORAGES[other]}"] = planned(replace(shape, storage=other), policy_for(name))
     found = RunPlan(config, device, rows, steps, planned(shape, goal), goal, others, "", notes, pairs=pairs)
+    found = found if shape.full is None else _with_parameters(found, shape)
     return found if pairs is None else _with_reference(found, pairs, shape)
+
+
+def _by_engine(config: RunConfig, shape: Shape, device: Device) -> bool:
+    """Whether the engine trains a model's own weights: it makes products in their dtype."""
+    if shape.width == 2:
+        return config.optimizer in ELEMENTWISE  # others get float32 weights, and bfloat16 products
+    return device.kind != "cuda" or not (config.bf16 or config.fp16)
+
+
+def _by_own_forward(found: RunPlan, shape: Shape) -> RunPlan:
+    """A full fine-tune by the model's own forward."""
+    assert shape.full is not None
+    work, device = found.steps.largest, found.device
+    on_gpu, reserved = device.kind == "cuda", device.card.reserved
+    return replace(found, full=plan_full(shape, work, shape.full, found.goal, device.budget, reserved, on_gpu))
+
+
+def _with_parameters(found: RunPlan, shape: Shape) -> RunPlan:
+    """What belongs to the parameters of a full fine-tune by the engine."""
+    assert found.plan is not None and shape.full is not None
+    passes = found.steps.merged[found.plan.at_once].largest.micro_batches
+    return replace(found, parameters=parameter_bytes(shape, shape.full.moment, passes))
 
 
 def _with_reference(found: RunPlan, pairs: Pairs, shape: Shape) -> RunPlan:
@@ -298,6 +327,8 @@ def _notes(config: RunConfig, device: Device) -> list[str]:
     if config.lora_dropout or config.lora_modules_to_save:
         key = "lora_dropout" if config.lora_dropout else "lora_modules_to_save"
         notes.append(f"with {key} the model's own forward runs: it takes more memory and time than this")
+    if device.kind == "cuda" and config.adapter is None and not config.bf16:
+        notes.append("time is that of bfloat16; products in float32 take longer")
     if device.kind != "cuda":
         notes.append(
             "time on a CPU is rough: from one measured matrix product; --gpu h200 or --gpu 24GiB plans for a GPU"

@@ -204,9 +204,8 @@ class WhetTrainer(Trainer):
         )
         goal = self.wish.goal or goal_of(own, args)
         budget = memory_budget(args.device, self.wish.max_memory)
-        trained = sum(p.numel() * p.element_size() for p in own.parameters() if p.requires_grad)
-        held = trained if args.gradient_accumulation_steps > 1 else 0  # way_back
-        planner = Planner(self.engine, batches, goal, budget, held) if self.engine is not None else None
+        name = getattr(args.optim, "value", args.optim)
+        planner = Planner(self.engine, batches, goal, budget, name) if self.engine is not None else None
         return Memory(planner, own, batches, goal, budget)
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:

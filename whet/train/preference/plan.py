@@ -82,7 +82,7 @@ def _passes(needed: bool, ahead: bool, judged: bool) -> int:
 
 def forward_seconds(shape: Shape, work: Work, card: CardRates) -> float:
     """Seconds of the forward passes of one optimizer step, without gradients: what a layer that keeps nothing makes
-    again, and the half of the head's time that is no gradient."""
+    again, and the loss."""
     again = step_seconds(shape, work, card, ("full",) * shape.layers)
     kept = step_seconds(shape, work, card, ("none",) * shape.layers)
-    return again - kept + work.micro_batches * head_seconds(shape, work, card) / 2
+    return again - kept + work.micro_batches * head_seconds(shape, work, card, backward=False)

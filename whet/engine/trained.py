@@ -1,0 +1,94 @@
+"""What a step takes where the weights themselves are trained: bytes beside those of frozen weights, and time.
+
+**There all the time**: weights, the lower halves of masters of bfloat16 weights, and moments. With several passes a
+step their gradients too: sums in float32.
+
+**Gradients** have the weights' dtype and come in the backward: the head's first, then each layer's (``memory.py`` has
+them in its lists), the embedding's last. In a step of one pass they stay. With several passes each is added to its sum
+and gone, but for the head's where it is the embedding's weight too: autograd holds it until it can add that one's.
+
+**Head**: its forward keeps the hidden states before and after the norm; its backward makes the logits again, in slices
+of the vocabulary with as many elements as ``chunk_rows`` rows, and sums dh in float32.
+
+w bytes of a weight, P parameters, L layers, D hidden size, V vocabulary, N labelled rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from whet.engine.shape import Shape
+
+WIDE = 4  # bytes of float32
+LOW = 2  # bytes of the lower half of a master
+LIBRARY = 24  # bytes a parameter that are moved where a library updates masters: made, with a gradient, and split
+
+
+class ParameterBytes(NamedTuple):
+    """What belongs to the parameters: ``gradients`` when all of them are there."""
+
+    weights: int
+    masters: int
+    moments: int
+    gradients: int
+
+    @property
+    def fixed(self) -> int:
+        """There all the time."""
+        return self.weights + self.masters + self.moments
+
+
+def parameter_bytes(shape: Shape, moment: int, passes: int) -> ParameterBytes:
+    """Of all parameters of a model.
+
+    Args:
+        moment: bytes of the optimizer's state for one parameter.
+        passes: forward passes in an optimizer step.
+    """
+    count, width = shape.parameters, shape.width
+    masters = count * LOW if width < WIDE else 0
+    return ParameterBytes(count * width, masters, count * moment, count * (WIDE if passes > 1 else width))
+
+
+def gradients_at(shape: Shape, passes: int, layer: int) -> int:
+    """Bytes of gradients that are there when the backward of a layer begins; 0 of frozen weights.
+
+    Args:
+        layer: its number; -1: the embedding's turn comes, with its gradient and, where it is the head's weight too,
+            the sum of both.
+    """
+    if shape.full is None:
+        return 0
+    table = shape.vocab * shape.hidden * shape.width
+    head = table if shape.tied or passes == 1 else 0
+    layers = (shape.layers - 1 - layer) * shape.layer_parameters * shape.width if passes == 1 else 0
+    ends = (2 if shape.tied else 1) * table if layer < 0 else 0
+    return head + layers + ends
+
+
+def head_bytes(shape: Shape, rows: int, chunk_rows: int) -> int:
+    """The highest point of a trained head's backward, above what the layers keep."""
+    narrow, wide = (rows * shape.hidden * width for width in (shape.width, WIDE))
+    kept = 2 * narrow + rows * WIDE
+    slices = min(rows, chunk_rows) * shape.vocab * shape.width + (wide if rows > chunk_rows else 0)
+    made = wide + narrow + shape.vocab * shape.hidden * shape.width  # dh, the gradient times hidden states, dW
+    return kept + made + max(slices, narrow)
+
+
+def update_bytes(shape: Shape, passes: int) -> int:
+    """The optimizer's step, above what is there all the time; 0 of frozen weights."""
+    if shape.full is None:
+        return 0
+    return (shape.parameters * shape.width if passes == 1 else 0) + shape.full.beside
+
+
+def update_traffic(shape: Shape, passes: int) -> int:
+    """Bytes that move in a step beside forward and backward: sums of gradients, their norm, and the update."""
+    assert shape.full is not None
+    masters = LOW if shape.width < WIDE else 0
+    gradient = WIDE if passes > 1 else shape.width
+    sums = (passes - 1) * (shape.width + 2 * WIDE)
+    update = 2 * gradient + 2 * (shape.width + masters + shape.full.moment)
+    if masters and shape.full.beside:
+        update += LIBRARY
+    return shape.parameters * (sums + update)
