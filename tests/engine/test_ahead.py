@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from families import FAMILIES, lora_model, packed
+from families import FAMILIES, lora_model, packed, plain_model
 from transformers import GPT2Config
 
 from whet.engine.ahead import kinds_of, kinds_of_config, launches_of
@@ -30,13 +30,13 @@ def spec_of(family: str, **options: object) -> ModelSpec:
     return spec
 
 
-def step(spec: ModelSpec, policy: Policy, tile: int | None = None) -> None:
+def step(spec: ModelSpec, policy: Policy, tile: int | None = None, chunk_rows: int = 1024) -> None:
     """Forward and backward of the engine itself. Its kernels are noted, so that the numbers are of no use."""
     ids, positions = packed(LENGTHS)
     labels = ids.clone()
     labels[:, ::3] = IGNORE
     engine = Engine(spec, policy)
-    engine.tile = tile
+    engine.tile, engine.chunk_rows = tile, chunk_rows
     engine.loss_sum(ids, positions, labels).backward()
     engine.release()
 
@@ -51,6 +51,24 @@ def test_what_is_compiled_ahead_is_what_a_step_launches(family: str, nf4: bool) 
             step(spec, policy, tile)
     launched = {variant(one) for one in launches}
     assert len(launched) >= 9
+    assert launched - ahead == set(), "compiled only when the step comes"
+    assert ahead - launched == set(), "compiled for nothing"
+
+
+@pytest.mark.parametrize("vocab", [97, 130, 144])
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_a_trained_heads_kernels_are_compiled_ahead(family: str, vocab: int) -> None:
+    """A vocabulary that is one slice, one of two whose last is narrow, and one of two that are alike to Triton."""
+    spec = read_model(plain_model(family, torch.bfloat16, vocab_size=vocab))
+    assert isinstance(spec, ModelSpec), spec
+    spec.head.weight.requires_grad_()
+    with noted() as launches:
+        step(spec, "none", chunk_rows=8)
+    ahead, launched = (
+        {kind for kind in map(variant, some) if kind[0].endswith("cross_entropy_triton")}
+        for some in (launches_of(kinds_of(spec)), launches)
+    )
+    assert {kind[1] for kind in launched} == {"_rows", "_slice"}
     assert launched - ahead == set(), "compiled only when the step comes"
     assert ahead - launched == set(), "compiled for nothing"
 

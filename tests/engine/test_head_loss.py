@@ -103,15 +103,6 @@ def test_no_rows_are_zero_with_zero_gradients() -> None:
     assert total == 0 and torch.autograd.grad(total, hidden_ND)[0].shape == (0, 8)
 
 
-@pytest.mark.parametrize("function", [head_loss, token_logprobs])
-def test_a_trained_head_is_refused(function: Callable[..., torch.Tensor]) -> None:
-    hidden_ND, weight_VD, targets_N, _ = example(3, 4, 5, bias=False)
-    with pytest.raises(ValueError, match="frozen"):
-        function(hidden_ND, weight_VD.requires_grad_(), targets_N)
-    with torch.no_grad():
-        assert function(hidden_ND, weight_VD, targets_N).isfinite().all()
-
-
 @pytest.mark.parametrize("softcap", [None, 30.0])
 def test_in_bfloat16_it_is_no_worse_than_autograd_with_float32_logits(softcap: float | None) -> None:
     hidden_ND, weight_VD, targets_N, _ = example(130, 64, 211, bias=False, dtype=torch.bfloat16)

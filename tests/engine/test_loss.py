@@ -131,11 +131,14 @@ def test_in_bfloat16_it_is_no_worse_than_the_plain_form(frozen: bool) -> None:
     assert labelled_loss(low_BTD, low_head, labels_BT).dtype == torch.float32
 
 
-def test_the_frozen_head_keeps_no_logits_for_the_backward() -> None:
-    """What is kept is as large as the hidden states of the labelled rows, not rows x vocabulary."""
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "trained"])
+def test_a_linear_head_keeps_no_logits_for_the_backward(frozen: bool) -> None:
+    """What is kept is as large as the hidden states of the labelled rows, or is the weight itself; no logits."""
     hidden_BTD, head, labels_BT = example(2, 65, 16, 1009, share=0.8)
-    head.requires_grad_(False)
+    head.requires_grad_(not frozen)
     kept: list[int] = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: kept.append(0 if x is head.weight else x.numel()) or x, lambda x: x
+    ):
         labelled_loss(hidden_BTD, head, labels_BT)
     assert kept and max(kept) <= hidden_BTD.numel()

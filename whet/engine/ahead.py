@@ -18,7 +18,7 @@ import torch
 from whet import runtime
 from whet.engine.documents import Documents
 from whet.engine.kernels.available import triton_problem
-from whet.engine.kernels.cross_entropy import cross_entropy_rows_
+from whet.engine.kernels.cross_entropy import cross_entropy_rows, cross_entropy_rows_, cross_entropy_slice_
 from whet.engine.kernels.launch import Launch, compile_all, distinct, noted
 from whet.engine.kernels.nf4 import BLOCK as NF4_BLOCK
 from whet.engine.kernels.nf4 import NestedAbsmax, Nf4Weight, dequantise_nf4
@@ -30,6 +30,7 @@ from whet.engine.parts import Layer
 from whet.engine.quantised import read_nf4
 from whet.engine.shape import Shape, shape_of_config
 from whet.engine.spec import GROUPS, Activation, LayerParts, LayerSpec, ModelSpec
+from whet.engine.trained_head import ALIGNMENT
 from whet.engine.weights import PAD, Group
 
 TOKENS = 64  # of the noted step; kernels do not depend on it
@@ -48,7 +49,8 @@ class Kinds:
         dtype: of activations; norms: of the norms' weights.
         packed: NF4 weights as meta tensors, one of each form; empty where weights are dense.
         adapters: dtypes of the adapters' matrices.
-        vocab: rows of the head where it is frozen, so that the loss is computed by a kernel; None: it is not.
+        vocab: rows of the head where it is a plain linear layer, so that kernels compute the loss; None: it is not.
+        head_trained: the backward has a kernel of its own then.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -58,6 +60,7 @@ class Kinds:
     adapters: frozenset[torch.dtype]
     vocab: int | None
     softcap: float | None = None
+    head_trained: bool = False
 
 
 def kinds_of(spec: ModelSpec) -> Kinds:
@@ -66,15 +69,16 @@ def kinds_of(spec: ModelSpec) -> Kinds:
     packed = [weight for weight in (read_nf4(base_of(module)) for module in modules) if isinstance(weight, Nf4Weight)]
     loras = [lora for lora in map(lora_of, modules) if lora is not None]
     head = spec.head
-    frozen = type(head) is torch.nn.Linear and not head.weight.requires_grad
+    plain = type(head) is torch.nn.Linear
     return Kinds(
         tuple(dict.fromkeys(layer for layer, _ in spec.layers)),
         base_of(spec.embed).weight.dtype,  # type: ignore[arg-type]
         spec.final_norm.dtype,
         tuple({_form(weight): _like(weight) for weight in packed}.values()),
         frozenset(matrix.dtype for lora in loras for matrix in (lora.A, lora.B)),
-        spec.vocab if frozen else None,
+        spec.vocab if plain else None,
         spec.logit_softcap,
+        plain and any(parameter.requires_grad for parameter in head.parameters()),
     )
 
 
@@ -247,8 +251,21 @@ def _ends(kinds: Kinds) -> None:
     y_ND, rstd_N = rms_norm(x_ND, weight_D, first.eps, first.norm_offset)
     rms_norm_backward(torch.empty_like(y_ND), x_ND, weight_D, rstd_N, first.norm_offset)
     if kinds.vocab is not None:
-        targets_N = torch.empty(TOKENS, dtype=torch.int64, device=META)
-        cross_entropy_rows_(_empty((TOKENS, kinds.vocab), kinds.dtype), targets_N, softcap=kinds.softcap)
+        _loss(kinds, kinds.vocab)
+
+
+def _loss(kinds: Kinds, vocab: int) -> None:
+    targets_N = torch.empty(TOKENS, dtype=torch.int64, device=META)
+    logits_NV = _empty((TOKENS, vocab), kinds.dtype)
+    if not kinds.head_trained:
+        cross_entropy_rows_(logits_NV, targets_N, softcap=kinds.softcap)
+        return
+    lse_N = _empty((TOKENS,), torch.float32)
+    cross_entropy_rows(logits_NV, targets_N, softcap=kinds.softcap, lse_N=lse_N)
+    rows = -(-vocab // ALIGNMENT) * ALIGNMENT  # as far apart as in the backward
+    for width in {vocab, min(vocab, ALIGNMENT)}:  # the last slice ends with the vocabulary
+        slice_Nv = _empty((TOKENS, rows), kinds.dtype)[:, :width]
+        cross_entropy_slice_(slice_Nv, targets_N, lse_N, 0, softcap=kinds.softcap)
 
 
 def _form(weight: Nf4Weight) -> tuple[Any, ...]:

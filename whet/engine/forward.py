@@ -20,7 +20,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from whet.engine.attention import documents_of
 from whet.engine.kernels.norm import rms_norm, rms_norm_backward
 from whet.engine.layer import Batch, LayerFunction, Policy, layer_forward
-from whet.engine.lora import base_of, lora_of
+from whet.engine.lora import base_of
 from whet.engine.loss import CHUNK_ROWS, IGNORE, head_loss, module_logprobs, module_loss, token_logprobs
 from whet.engine.parts import Layer
 from whet.engine.quantised import read_nf4
@@ -106,10 +106,9 @@ class Engine:
         with torch.autocast(input_ids_BS.device.type, enabled=False):
             hidden_ND = self.hidden(input_ids_BS, position_ids_BS, rows_N, lengths, shared)
             head, cap = self.spec.head, self.spec.logit_softcap
-            if self._head_is_frozen():
-                base = base_of(head)
+            if self._head_is_plain():
                 return token_logprobs(
-                    hidden_ND, base.weight, targets_N, bias=base.bias, softcap=cap, chunk_rows=self.chunk_rows
+                    hidden_ND, head.weight, targets_N, bias=head.bias, softcap=cap, chunk_rows=self.chunk_rows
                 )
             return module_logprobs(hidden_ND, head, targets_N, softcap=cap, chunk_rows=self.chunk_rows)
 
@@ -214,16 +213,12 @@ class Engine:
 
     def _head_loss(self, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
         head, cap = self.spec.head, self.spec.logit_softcap
-        if self._head_is_frozen():
-            base = base_of(head)
-            return head_loss(hidden_ND, base.weight, targets_N, bias=base.bias, softcap=cap, chunk_rows=self.chunk_rows)
+        if self._head_is_plain():
+            return head_loss(hidden_ND, head.weight, targets_N, bias=head.bias, softcap=cap, chunk_rows=self.chunk_rows)
         return module_loss(hidden_ND, head, targets_N, softcap=cap, chunk_rows=self.chunk_rows)
 
-    def _head_is_frozen(self) -> bool:
-        head = self.spec.head
-        base = base_of(head)
-        frozen = type(base) is torch.nn.Linear and base is head and not base.weight.requires_grad
-        return frozen and lora_of(head) is None
+    def _head_is_plain(self) -> bool:
+        return type(self.spec.head) is torch.nn.Linear  # without an adapter; trained or frozen
 
 
 def _labelled(labels_BS: torch.Tensor, rows_N: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -157,10 +157,10 @@ class Group:
         """
         if not self.R:
             return []
-        da_RK = _wide_mm(dya[:, self.N :].t(), x_TK)
+        da_RK = wide_mm(dya[:, self.N :].t(), x_TK)
         out: list[torch.Tensor] = []
         for lora, rows, columns in self._blocks:
-            db_Nr = _wide_mm(dya[:, rows].t(), p_TR[:, columns])
+            db_Nr = wide_mm(dya[:, rows].t(), p_TR[:, columns])
             out += [da_RK[columns], db_Nr.mul_(lora.scale)]
         return out
 
@@ -195,7 +195,7 @@ class Refresh:
         self._groups, self._scatter = [], Scatter([])
 
 
-def _wide_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+def wide_mm(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """a · b, kept in float32 where the operands are shorter."""
     if a.dtype in (torch.float32, torch.float64):
         return a @ b

@@ -161,11 +161,9 @@ class Objective(Protocol):
 
 
 def _head_logprobs(hidden_ND: torch.Tensor, head: Any, targets_N: torch.Tensor) -> torch.Tensor:
-    """As ``whet.engine.loss.labelled_loss`` chooses: a frozen linear head keeps no logits for the backward."""
-    weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
-    frozen = weight is not None and not weight.requires_grad and not (bias is not None and bias.requires_grad)
-    if type(head) is torch.nn.Linear and frozen:
-        return token_logprobs(hidden_ND, weight, targets_N, bias=bias, chunk_rows=CHUNK_ROWS)
+    """As ``whet.engine.loss.labelled_loss`` chooses: a linear head's gradients are made without autograd."""
+    if type(head) is torch.nn.Linear:
+        return token_logprobs(hidden_ND, head.weight, targets_N, bias=head.bias, chunk_rows=CHUNK_ROWS)
     return module_logprobs(hidden_ND, head, targets_N, chunk_rows=CHUNK_ROWS)
 
 

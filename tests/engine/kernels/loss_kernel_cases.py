@@ -11,7 +11,7 @@ from itertools import product
 
 import torch
 
-from whet.engine.kernels.cross_entropy import cross_entropy_plain
+from whet.engine.kernels.cross_entropy import cross_entropy_plain, cross_entropy_slice_plain
 from whet.engine.kernels.nf4 import NestedAbsmax, Nf4Weight, dequantise_nf4_plain, table
 from whet.engine.quantised import quantise_nf4
 
@@ -21,6 +21,8 @@ NF4_SHAPES = [(3, 64), (20, 192), (17, 576), (5, 33), (30, 577), (3, 2056), (9, 
 NF4_CASES = list(product(NF4_SHAPES, [False, True], [torch.float32, *HALVES]))
 ROW_SHAPES = [(1, 1), (5, 3), (4, 64), (3, 130), (2, 20_011)]  # the last one: three steps of a program, one in part
 ROW_CASES = list(product(ROW_SHAPES, [None, 30.0], [None, 0.37, "rows"], [torch.float32, torch.bfloat16]))
+# Columns of a slice, and the first of them: within one program, three programs with one in part.
+SLICE_CASES = list(product([(1, 0), (64, 128), (4999, 384)], [None, 30.0], [torch.float32, torch.bfloat16]))
 
 
 def nf4_weight(shape: tuple[int, int], double: bool, dtype: torch.dtype, device: str) -> Nf4Weight:
@@ -87,12 +89,42 @@ def check_rows(
         assert loss_N[1] == 0 and (found[1] == 0).all()
 
 
+def check_slice(columns: tuple[int, int], softcap: float | None, dtype: torch.dtype, device: str) -> None:
+    """Log-sum-exp of whole rows, and a slice in place; targets before, within and after it, and none."""
+    from whet.engine.kernels import cross_entropy_triton
+
+    (width, first), N = columns, 6
+    V = first + width + 37
+    generator = torch.Generator().manual_seed(width)
+    logits_NV = (torch.randn(N, V, generator=generator) * 8).to(dtype)
+    targets_N = torch.tensor([first, first + width - 1, max(first - 1, 0), first + width, -100, first + width // 2])
+    exact_NV, sums_N = logits_NV.double(), torch.full((N,), float("nan"), dtype=torch.float64)
+    losses_N = cross_entropy_plain(exact_NV, targets_N, softcap, None, False, sums_N)
+    lse_N = torch.full((N,), float("nan"), device=device)
+    buffer = logits_NV.to(device)
+    loss_N = cross_entropy_triton.rows(buffer, targets_N.to(device), softcap, None, False, lse_N)
+    torch.testing.assert_close(loss_N.cpu().double(), losses_N, rtol=2e-6, atol=2e-5)
+    torch.testing.assert_close(lse_N.cpu().double(), sums_N, rtol=2e-6, atol=2e-5)
+    part = slice(first, first + width)
+    cross_entropy_slice_plain(exact_NV[:, part], targets_N, sums_N, first, softcap)
+    cross_entropy_triton.slice_(buffer[:, part], targets_N.to(device), lse_N, first, softcap)
+    found = buffer.cpu()
+    torch.testing.assert_close(
+        found[:, part].double(), exact_NV[:, part], rtol=max(torch.finfo(dtype).eps, 3e-5), atol=2e-6
+    )
+    assert torch.equal(found[:, :first], logits_NV[:, :first])
+    assert torch.equal(found[:, first + width :], logits_NV[:, first + width :])
+    assert (found[4, part] == 0).all()
+
+
 def check_all(device: str) -> None:
     torch.use_deterministic_algorithms(True)  # fills what torch.empty gives with NaN
     for case in NF4_CASES:
         check_nf4(*case, device)
     for row_case in ROW_CASES:
         check_rows(*row_case, device)
+    for slice_case in SLICE_CASES:
+        check_slice(*slice_case, device)
 
 
 if __name__ == "__main__":

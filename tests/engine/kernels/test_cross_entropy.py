@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from whet.engine.kernels import cross_entropy as subject
-from whet.engine.kernels.cross_entropy import cross_entropy_rows, cross_entropy_rows_
+from whet.engine.kernels.cross_entropy import cross_entropy_rows, cross_entropy_rows_, cross_entropy_slice_
 
 SHAPES = [(1, 1), (5, 3), (33, 61), (4, 1009)]
 
@@ -48,6 +48,27 @@ def test_loss_and_gradient_are_those_of_autograd(shape, softcap, scale, chunk, m
     assert loss_N.dtype == torch.float64
     assert (loss_N - expected_N).abs().max() <= 1e-12
     assert (logits_NV - expected_NV).abs().max() <= 1e-13
+    assert logits_NV._base is not None and bool(logits_NV._base[:, shape[1] :].isnan().all())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("softcap", [None, 30.0])
+@pytest.mark.parametrize("chunk", [1, 130, 1 << 18])
+@pytest.mark.parametrize("width", [1, 40, 2000])
+def test_slices_are_those_of_the_whole_gradient(shape, softcap, chunk, width, monkeypatch) -> None:
+    monkeypatch.setattr(subject, "_CHUNK", chunk)
+    logits_NV, targets_N = example(*shape)
+    z_NV = logits_NV if softcap is None else torch.tanh(logits_NV / softcap) * softcap
+    lse_N = torch.full((shape[0],), float("nan"), dtype=torch.float64)
+    loss_N = cross_entropy_rows(logits_NV, targets_N, softcap=softcap, lse_N=lse_N)
+    assert torch.equal(loss_N, cross_entropy_rows(logits_NV, targets_N, softcap=softcap))
+    assert (lse_N - z_NV.logsumexp(1)).abs().max() <= 1e-12
+    whole_NV = logits_NV.clone()
+    cross_entropy_rows_(whole_NV, targets_N, softcap=softcap)
+    for first in range(0, shape[1], max(width, shape[1] // 5)):
+        slice_Nv = logits_NV[:, first : first + width]
+        cross_entropy_slice_(slice_Nv, targets_N, lse_N, first, softcap=softcap)
+        assert (slice_Nv - whole_NV[:, first : first + width]).abs().max() <= 1e-13
     assert logits_NV._base is not None and bool(logits_NV._base[:, shape[1] :].isnan().all())
 
 
@@ -98,3 +119,12 @@ def test_shapes_that_do_not_fit_are_refused(targets: int, scale: int | None) -> 
     factor = None if scale is None else torch.ones(scale)
     with pytest.raises(ValueError, match="needed"):
         cross_entropy_rows_(torch.zeros(4, 5), torch.zeros(targets, dtype=torch.int64), scale=factor)
+
+
+@pytest.mark.parametrize(("targets", "sums"), [(3, 4), (4, 3)])
+def test_slices_and_sums_that_do_not_fit_are_refused(targets: int, sums: int) -> None:
+    targets_N, lse_N = torch.zeros(targets, dtype=torch.int64), torch.zeros(sums)
+    with pytest.raises(ValueError, match="needed"):
+        cross_entropy_rows(torch.zeros(4, 5), targets_N, lse_N=lse_N)
+    with pytest.raises(ValueError, match="needed"):
+        cross_entropy_slice_(torch.zeros(4, 5), targets_N, lse_N, 0)

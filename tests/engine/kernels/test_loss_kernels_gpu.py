@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from loss_kernel_cases import NF4_CASES, ROW_CASES, check_nf4, check_rows
+from loss_kernel_cases import NF4_CASES, ROW_CASES, SLICE_CASES, check_nf4, check_rows, check_slice
 
 from whet.engine.kernels.available import triton_problem
-from whet.engine.kernels.cross_entropy import cross_entropy_plain, cross_entropy_rows_
+from whet.engine.kernels.cross_entropy import (
+    cross_entropy_plain,
+    cross_entropy_rows_,
+    cross_entropy_slice_,
+    cross_entropy_slice_plain,
+)
 from whet.engine.kernels.nf4 import Nf4Weight, dequantise_nf4, dequantise_nf4_plain
 from whet.engine.loss import head_loss, token_logprobs
 from whet.engine.quantised import quantise_nf4, read_nf4
@@ -27,6 +32,11 @@ def test_nf4(case) -> None:
 @pytest.mark.parametrize("case", ROW_CASES, ids=str)
 def test_rows(case) -> None:
     check_rows(*case, "cuda")
+
+
+@pytest.mark.parametrize("case", SLICE_CASES, ids=str)
+def test_slice(case) -> None:
+    check_slice(*case, "cuda")
 
 
 @pytest.mark.parametrize("double", [False, True])
@@ -79,6 +89,17 @@ def test_rows_beyond_32_bit_offsets(softcap: float | None) -> None:
     torch.testing.assert_close(logits_NV[-9:].double(), tail, rtol=8e-3, atol=1e-9)
 
 
+def test_slices_beyond_32_bit_offsets() -> None:
+    N, V = 270_000, 8_064  # 2.2e9 logits
+    logits_Nv = torch.randn(N, V, dtype=torch.bfloat16, device="cuda")
+    targets_N = torch.randint(0, 3 * V, (N,), device="cuda")
+    lse_N = torch.rand(N, device="cuda") + 9
+    tail = logits_Nv[-9:].double()
+    cross_entropy_slice_plain(tail, targets_N[-9:], lse_N[-9:].double(), V)
+    cross_entropy_slice_(logits_Nv, targets_N, lse_N, V)
+    torch.testing.assert_close(logits_Nv[-9:].double(), tail, rtol=8e-3, atol=1e-9)
+
+
 @pytest.mark.parametrize("softcap", [None, 30.0])
 def test_the_targets_logit_is_read_before_it_is_overwritten(softcap: float | None) -> None:
     """Many rows with the target in a program's first columns, twice: equal bit by bit, and right."""
@@ -106,3 +127,25 @@ def test_losses_of_a_head(softcap: float | None) -> None:
     logp_N = token_logprobs(hidden_ND, weight_VD, targets_N, softcap=softcap)
     assert logp_N.dtype == torch.float32
     assert abs(logp_N.sum() + found) <= 1e-5 * found.abs()
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("chunk", [500, 4096])
+@pytest.mark.parametrize("softcap", [None, 30.0])
+def test_gradients_of_a_trained_head(softcap: float | None, chunk: int, bias: bool) -> None:
+    """In bfloat16 with several slices, and with one, against float64; every row with a gradient of its own."""
+    hidden_ND = torch.randn(3000, 256, device="cuda", dtype=torch.bfloat16).requires_grad_()
+    weight_VD = (torch.randn(32_003, 256, device="cuda", dtype=torch.bfloat16) * 0.05).requires_grad_()
+    bias_V = torch.randn(32_003, device="cuda", dtype=torch.bfloat16).requires_grad_() if bias else None
+    targets_N = torch.randint(0, 32_003, (3000,), device="cuda")
+    targets_N[::7] = -100
+    weights_N = torch.linspace(-1, 2, 3000, device="cuda")
+    leaves = [hidden_ND, weight_VD] + ([] if bias_V is None else [bias_V])
+    exact = [leaf.detach().double().requires_grad_() for leaf in leaves]
+    more = {"softcap": softcap, "chunk_rows": chunk}
+    expected_N = token_logprobs(exact[0], exact[1], targets_N, bias=exact[2] if bias else None, **more)
+    found_N = token_logprobs(hidden_ND, weight_VD, targets_N, bias=bias_V, **more)
+    expected = torch.autograd.grad(expected_N, exact, weights_N.double())
+    for ours, theirs in zip(torch.autograd.grad(found_N, leaves, weights_N), expected, strict=True):
+        assert ours.dtype == torch.bfloat16
+        assert (ours.double() - theirs).norm() <= 1e-2 * theirs.norm()
