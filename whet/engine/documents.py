@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from whet.engine.transfer import to_device
+
 Kind = Literal["each", "fa2", "cudnn"]
 
 
@@ -77,7 +79,7 @@ class Documents:
         """
         if not lengths or min(lengths) < 1:
             raise ValueError(f"every document needs at least one token: {tuple(lengths)[:20]}")
-        cu = _moved(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device)
+        cu = to_device(torch.tensor([0, *accumulate(lengths)], dtype=torch.int32), device)
         rows = _rows(lengths, shared, device) if any(shared) else None
         return cls(tuple(lengths), cu, max(lengths), rows)
 
@@ -152,9 +154,4 @@ def _rows(lengths: Sequence[int], shared: Sequence[int], device: torch.device | 
         places[0][own] = torch.arange(row + common, row + length)
         token, row = token + length - common, row + length
     found = (torch.cat(documents)[None], torch.cat(firsts)[None], torch.stack(places))
-    return Rows(*(_moved(t, device) for t in found))
-
-
-def _moved(t: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """On the device, without waiting for it."""
-    return t.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else t.to(device)
+    return Rows(*(to_device(t, device) for t in found))

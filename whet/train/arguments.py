@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from pathlib import Path
@@ -45,13 +46,23 @@ def training_arguments(config: RunConfig, folder: Path, items: int) -> TrainingA
         save_total_limit=config.save_total_limit,
         seed=config.seed,
         data_seed=config.seed,
-        dataloader_pin_memory=False,
+        dataloader_pin_memory=False,  # without_waits
         disable_tqdm=True,
         **trackers.arguments(config),
         **(_recompute() if config.gradient_checkpointing is True else {}),
         **_when("save", config.save_strategy, config.save_steps, config.saves_per_epoch, per_epoch, "epoch"),
         **_when("eval", config.eval_strategy, config.eval_steps, config.evals_per_epoch, per_epoch, _eval(config)),
     )
+
+
+def without_waits(args: TrainingArguments) -> TrainingArguments:
+    """A copy of the arguments; batches reach a GPU from pinned memory, and the host does not wait for that."""
+    args = copy.copy(args)
+    if args.device.type == "cuda":
+        args.dataloader_pin_memory = True
+        args.accelerator_config = copy.copy(args.accelerator_config)
+        args.accelerator_config.non_blocking = True  # type: ignore[union-attr]
+    return args
 
 
 def _recompute() -> dict[str, Any]:

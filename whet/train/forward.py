@@ -5,7 +5,7 @@ B rows of T tokens, N positions that predict a label.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -147,7 +147,7 @@ class Objective(Protocol):
         """
         ...
 
-    def begin_step(self, forward: Forward, batches: Sequence[Batch]) -> None:
+    def begin_step(self, forward: Forward, batches: Iterable[Batch]) -> None:
         """Before an optimizer step (or a validation), with all of its batches."""
         ...
 

@@ -19,12 +19,15 @@ from whet.data.loader import PaddedDataset
 from whet.data.sampler import SeededSampler
 from whet.engine.forward import Engine
 from whet.engine.loss import IGNORE, labelled_loss
+from whet.engine.transfer import to_device
 from whet.errors import TrainingError
 from whet.models.parts import Halves, halves
+from whet.train.arguments import without_waits
 from whet.train.batches import count_merged
 from whet.train.callbacks import RecordMetrics, ShowProgress, StopOnInterrupt, TokenMeter
 from whet.train.checkpoint import remove_incomplete
 from whet.train.engine import engine_for, goal_of
+from whet.train.finite import FiniteLosses
 from whet.train.flat import FlatAdapters
 from whet.train.forward import Batch, Forward, Objective, Way
 from whet.train.full import full_optimizer
@@ -72,8 +75,12 @@ class WhetTrainer(Trainer):
         wish: Wish = FASTEST,
         objective: Objective | None = None,
     ) -> None:
+        args = without_waits(args)
         args.remove_unused_columns = False
         args.label_names = ["labels"]
+        self._finite = FiniteLosses() if args.logging_nan_inf_filter else None
+        args.logging_nan_inf_filter = False  # it would wait for the device after every micro-batch
+        self._known: tuple[Any, Any] | None = None
         super().__init__(
             model=model,
             args=args,
@@ -88,7 +95,8 @@ class WhetTrainer(Trainer):
         self.meter = TokenMeter()
         self.flat: FlatAdapters | None = None
         self.masters: MasterOptimizer | None = None
-        self._released = self._resumed = False
+        self._released = self._resumed = self._modes_set = False
+        self._operations: int | None = None  # of a token, as transformers counts them
         self._waiting: list[Batch] = []  # micro-batches of the step that will go through with the next ones
         self._to_come = 0
         self.wish, self.objective = wish, objective
@@ -109,16 +117,21 @@ class WhetTrainer(Trainer):
     @cached_property
     def halves(self) -> Halves | None:
         """Of the model, for its own forward; found by running it, so not where only the engine runs."""
-        return halves(self.accelerator.unwrap_model(self.model))
+        return halves(self._own)
 
     @property
     def _own(self) -> Any:
         """The user's model itself."""
-        return self.accelerator.unwrap_model(self.model)
+        return self._unwrapped(self.model)
+
+    def _unwrapped(self, model: Any) -> Any:
+        """accelerate looks through all modules, which takes 2 ms where there are 3,000: asked once."""
+        if self._known is None or self._known[0] is not model:
+            self._known = model, self.accelerator.unwrap_model(model)
+        return self._known[1]
 
     def _engine(self) -> Engine | None:
-        own = self.accelerator.unwrap_model(self.model)
-        found = engine_for(own, processes=self.accelerator.num_processes)
+        found = engine_for(self._own, processes=self.accelerator.num_processes)
         if isinstance(found, Engine):
             self.forward = "engine"
             return found
@@ -164,7 +177,9 @@ class WhetTrainer(Trainer):
         """
         self.meter.start()
         self.interrupt.install()
-        self._resumed = bool(resume_from_checkpoint)
+        self._resumed, self._modes_set, self._operations = bool(resume_from_checkpoint), False, None
+        if self._finite is not None:
+            self._finite.begin()
         if self._released:
             self.engine, self._released = self._engine(), False
         try:
@@ -195,7 +210,7 @@ class WhetTrainer(Trainer):
 
     def _plan(self) -> Memory:
         """What layers keep. Made anew for each training: batch size and free memory may have changed."""
-        own, args = self.accelerator.unwrap_model(self.model), self.args
+        own, args = self._own, self.args
         dataset: Any = self.train_dataset
         # in other shapes products round otherwise: a deterministic run does not depend on the memory that is free
         most = 1 if torch.are_deterministic_algorithms_enabled() else args.gradient_accumulation_steps
@@ -234,24 +249,44 @@ class WhetTrainer(Trainer):
     def _forward_backward(self, model: Any, parts: list[Batch], count: Any) -> torch.Tensor:
         """The loss of micro-batches, as many at once as the plan says at each moment; at a shortage it says less."""
         assert self.memory is not None
-        memory, step, losses = self.memory, super().training_step, []
+        memory, losses = self.memory, []
         while parts:
-            run = partial(self._run_first, step, model, parts, count)
+            run = partial(self._run_first, model, parts, count)
             loss, done = again_with_less(run, memory.lower, self._way_back(model))
             losses.append(loss)
             parts = parts[done:]
-        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        total = losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+        return total if self._finite is None else self._finite(total, self.state.global_step)
 
-    def _run_first(self, step: Callable[..., torch.Tensor], model: Any, parts: list[Batch], count: Any) -> Any:
+    def _run_first(self, model: Any, parts: list[Batch], count: Any) -> Any:
         """The loss of as many parts as go through at once now, and their number."""
         assert self.memory is not None
         first, sums = parts[: self.memory.at_once], self.masters.added if self.masters is not None else None
         if sums is not None:
             sums.begin(len(first))
-        loss = step(model, joined(first), count)
+        loss = self._pass(model, joined(first), count)
         if sums is not None:
             sums.done()
         return loss, len(first)
+
+    def _pass(self, model: Any, inputs: Batch, count: Any) -> torch.Tensor:
+        """transformers' step. It puts all modules into training mode, which takes 5 ms where there are 3,000: once is
+        enough for the engine, which asks for no mode."""
+        plain = model is self.model and self.engine is not None and self.flat is not None
+        if not (plain and self._modes_set and model.training) or self.args.torch_empty_cache_steps is not None:
+            self._modes_set = True
+            return super().training_step(model, inputs, count)
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=count)
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def floating_point_ops(self, inputs: Batch) -> int:
+        """As transformers counts them; the parameters, which it would count for every micro-batch, once."""
+        tokens = int(inputs["input_ids"].numel())
+        if self._operations is None:
+            self._operations = super().floating_point_ops(inputs) // max(tokens, 1)
+        return self._operations * tokens
 
     def _way_back(self, model: Any) -> Callable[[], None] | None:
         """How to take back what a failed micro-batch has added to gradients and figures; None where that cannot be."""
@@ -336,7 +371,7 @@ class WhetTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         if self.objective is None:
             return super()._get_num_items_in_batch(batch_samples, device)
-        count = torch.tensor(sum(self._count(batch) for batch in batch_samples), device=device)
+        count = to_device(torch.tensor(sum(self._count(batch) for batch in batch_samples)), device)
         if self.args.average_tokens_across_devices and self.args.world_size > 1:
             count = self.accelerator.gather(count).sum()  # type: ignore[union-attr]
         return count
@@ -347,15 +382,15 @@ class WhetTrainer(Trainer):
         if self.objective is not None and batches:
             batches = [self._prepare_inputs(batch) for batch in batches]
             size = self.memory.at_once if self.memory is not None else 1
-            groups = [batches[start : start + size] for start in range(0, len(batches), size)]
-            self.objective.begin_step(self._forward(self.model), [joined(group) for group in groups])
+            groups = (batches[start : start + size] for start in range(0, len(batches), size))
+            self.objective.begin_step(self._forward(self.model), (joined(group) for group in groups))
         self._waiting, self._to_come = [], len(batches)
         return batches, count
 
     def _forward(self, model: Any) -> Forward:
         engine = self.engine if model is self.model else None
         found = self.halves if model is self.model and engine is None else None
-        own = self.accelerator.unwrap_model(model)
+        own = self._unwrapped(model)
         return Forward(model, own, engine, found, self.accelerator.autocast, is_told(own))
 
     @contextmanager
@@ -365,7 +400,7 @@ class WhetTrainer(Trainer):
             say_shared(datasets[0])
             yield
             return
-        with sharing_prompts(self.accelerator.unwrap_model(self.model), datasets, self.data_collator):
+        with sharing_prompts(self._own, datasets, self.data_collator):
             yield
 
     def _prepare_objective(self, dataset: Any) -> None:
@@ -449,6 +484,8 @@ class WhetTrainer(Trainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Refuse to go on with a loss that is not a number."""
+        if "loss" in logs and self._finite is not None:
+            self._finite.begin()
         if self.objective is not None and "loss" in logs:
             logs |= self.objective.training.take()
         super().log(logs, start_time)

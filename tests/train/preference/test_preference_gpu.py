@@ -63,3 +63,31 @@ def test_full_fine_tuning_takes_small_micro_batches_at_once(
         found.append((trainer.memory.at_once, [line["loss"] for line in lines]))
     (one, alone), (four, merged) = found
     assert (one, four) == (1, 4) and merged == pytest.approx(alone, abs=0.05)
+
+
+@pytest.mark.parametrize("name", ["get_batch_samples", "training_step"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_host_waits_for_nothing(
+    make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows, dtype: torch.dtype, name: str
+) -> None:
+    """From the batches of a step to its last backward: torch refuses whatever waits for the device."""
+    model = make_model("lora", dtype).cuda()
+    trainer = make_trainer(
+        model, pairs, Dpo(0.1), micro=2, accumulate=2, max_steps=6, flat=True, bf16=dtype == torch.bfloat16
+    )
+    assert trainer.engine is not None
+    call, guarded = getattr(trainer, name), []
+
+    def watched(*arguments: Any) -> Any:
+        if trainer.state.global_step < 4:  # the plan is tried, and the optimizer has its state
+            return call(*arguments)
+        guarded.append(trainer.state.global_step)
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            return call(*arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    setattr(trainer, name, watched)
+    trainer.train()
+    assert set(guarded) == {4, 5}

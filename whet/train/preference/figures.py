@@ -33,7 +33,8 @@ class Figures:
 
     def take(self) -> dict[str, float]:
         """The means so far; counting begins anew."""
-        found = {name: float(total) / self._counts[name] for name, total in self._sums.items()}
+        totals = torch.stack(list(self._sums.values())).tolist() if self._sums else []  # one wait for all
+        found = {name: total / self._counts[name] for name, total in zip(self._sums, totals, strict=True)}
         if "rewards/margins" not in found and {"rewards/chosen", "rewards/rejected"} <= found.keys():
             found["rewards/margins"] = found["rewards/chosen"] - found["rewards/rejected"]
         self._sums, self._counts = {}, {}

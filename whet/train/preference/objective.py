@@ -5,13 +5,14 @@ N tokens of A answers; P pairs or judged answers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from whet.data.answer_loader import AnswerDataset, AnswerLayout
+from whet.engine.transfer import to_device
 from whet.train.forward import Batch, Forward, Way
 from whet.train.preference.answers import Answers, Outcome
 from whet.train.preference.dpo import Dpo
@@ -20,6 +21,7 @@ from whet.train.preference.kto import Kto, divergence
 from whet.train.preference.orpo import Orpo
 from whet.train.preference.reference import compute_reference
 from whet.train.preference.simpo import Simpo
+from whet.train.preference.sums import AnswerSums
 
 Method = Dpo | Orpo | Simpo | Kto
 
@@ -70,16 +72,17 @@ class PreferenceObjective:
         folder = self.kept.folder / way.name if self.kept.folder is not None and way.name else None
         dataset.reference = compute_reference(forward, dataset, load, way.groups, folder, way.resumed)
 
-    def begin_step(self, forward: Forward, batches: Sequence[Batch]) -> None:
+    def begin_step(self, forward: Forward, batches: Iterable[Batch]) -> None:
         """Before an optimizer step: KTO's divergence from all of its micro-batches."""
         if not isinstance(self.method, Kto):
             return
-        ratios = []
+        batches, ratios = list(batches), []
         with torch.no_grad():
             for others in (batch["others"] for batch in batches if "others" in batch):
+                sums = _sums(others)
                 policy_N, reference_N = forward.logprobs(others), self._reference(forward, others)
                 assert reference_N is not None
-                ratios.append(answer_sums(policy_N - reference_N, others["answers"]))
+                ratios.append(sums(policy_N - reference_N))
         device = batches[0]["input_ids"].device if batches else None
         self._z = divergence(torch.cat(ratios)) if ratios else torch.zeros((), device=device)
 
@@ -91,22 +94,22 @@ class PreferenceObjective:
     def loss_sum(self, forward: Forward, batch: Batch) -> torch.Tensor:
         """The sum of the losses of a batch's examples."""
         layout: AnswerLayout = batch["answers"]
+        sums = _sums(batch)
+        good_A = None if layout.good is None else to_device(torch.tensor(layout.good), batch["rows"].device)
         reference_N = self._reference(forward, batch)
         policy_N = forward.logprobs(batch)
-        policy_A = answer_sums(policy_N, layout)
-        tokens_A = torch.tensor(layout.tokens, dtype=policy_A.dtype).to(policy_A.device)
-        reference_A = None if reference_N is None else answer_sums(reference_N, layout)
-        found = self._outcome(Answers(policy_A, tokens_A, reference_A), layout)
+        policy_A = sums(policy_N)
+        reference_A = None if reference_N is None else sums(reference_N)
+        found = self._outcome(Answers(policy_A, sums.tokens_A.to(policy_A.dtype), reference_A), good_A)
         if reference_N is not None:
             found.figures["kl"] = _divergence_of_tokens(policy_N.detach(), reference_N)
         (self.training if torch.is_grad_enabled() else self.validation).add(found.figures)
         return found.loss_P.sum()
 
-    def _outcome(self, answers: Answers, layout: AnswerLayout) -> Outcome:
+    def _outcome(self, answers: Answers, good_A: torch.Tensor | None) -> Outcome:
         if isinstance(self.method, Kto):
-            assert layout.good is not None and self._z is not None, "begin_step comes first"
-            good_P = torch.tensor(layout.good).to(answers.logp_P.device)
-            return self.method(answers, good_P, self._z.to(answers.logp_P.dtype))
+            assert good_A is not None and self._z is not None, "begin_step comes first"
+            return self.method(answers, good_A, self._z.to(answers.logp_P.dtype))
         chosen, rejected = (
             Answers(*(None if value is None else value[place::2] for value in answers))  # type: ignore[arg-type]
             for place in (0, 1)
@@ -124,9 +127,9 @@ class PreferenceObjective:
             return forward.logprobs(batch)
 
 
-def answer_sums(values_N: torch.Tensor, layout: AnswerLayout) -> torch.Tensor:
-    """The sum over each answer's tokens, always in the same order: equal values give equal sums to the bit."""
-    return torch.stack([part.sum() for part in values_N.split(layout.tokens)])
+def _sums(batch: Batch) -> AnswerSums:
+    layout: AnswerLayout = batch["answers"]
+    return AnswerSums(layout.tokens, batch["rows"].device)
 
 
 def _divergence_of_tokens(policy_N: torch.Tensor, reference_N: torch.Tensor) -> torch.Tensor:

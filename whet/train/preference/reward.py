@@ -15,7 +15,7 @@ P pairs, A = 2 P texts (chosen, rejected, chosen, ...), D hidden size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,7 +118,7 @@ class RewardObjective:
     ) -> None:
         """Nothing is computed ahead."""
 
-    def begin_step(self, forward: Forward, batches: Sequence[Batch]) -> None:
+    def begin_step(self, forward: Forward, batches: Iterable[Batch]) -> None:
         """Nothing is shared by the micro-batches of a step."""
 
     def count(self, batch: Batch) -> int:
