@@ -14,6 +14,7 @@ from whet.engine.memory import POLICIES, Work, activation_peak, fixed_bytes, lay
 from whet.engine.plan import Works, choose, choose_merged, step_seconds
 from whet.engine.rates import H200, head_seconds
 from whet.engine.shape import FAMILIES, FullTraining, Shape, shape_of_config
+from whet.engine.trained_head import slice_width
 
 GIB = 2**30
 QWEN_3B = {
@@ -57,7 +58,7 @@ def test_what_parameters_take_all_the_time(width: int, bytes_each: int, tied: bo
     family=st.sampled_from(sorted(FAMILIES)),
     tied=st.booleans(),
     vocab=st.sampled_from([10, 3000]),
-    tokens=st.integers(1, 3000),
+    tokens=st.integers(1, 5000),
     passes=st.sampled_from([1, 2, 5]),
     policies=st.lists(st.sampled_from(POLICIES), min_size=1, max_size=6),
     chunk=st.sampled_from([64, 5000]),
@@ -96,10 +97,12 @@ def test_the_highest_point_of_any_shape(
         above = (len(layers) - 1 - number) * shape.layer_parameters * 2 * one
         points += [below + layer.kept + layer.backward + above + (table if tied else one * table)]
     rows = labelled * 24
-    slices = min(labelled, chunk) * vocab * 2 + (rows * 4 if labelled > chunk else 0)
-    points += [all_kept + 2 * rows * 2 + labelled * 4 + rows * 4 + rows * 2 + table + max(slices, rows * 2)]
+    columns = slice_width(labelled, vocab, chunk)
+    slices = labelled * columns * 2 + max(rows * 2, rows * 4 if columns < vocab else 0)
+    points += [all_kept + 2 * rows * 2 + labelled * 4 + rows * 4 + rows * 2 + table + slices]
     gathered = len(layers) * shape.layer_parameters * 2 * one
-    points += [x + gathered + (3 * table if tied else (1 + one) * table)]
+    sums = 2 * x if tokens > 3072 else 0
+    points += [x + gathered + table + (max(2 * table, table + sums) if tied else one * table + sums)]
     assert activation_peak(shape, Work(tokens, labelled, 0.0, passes), policies, chunk) == max(points)
 
 
@@ -120,9 +123,10 @@ def test_one_pass_takes_less_than_several() -> None:
     together = choose(shape, works[4].largest, 80 * GIB, H200)
     assert alone.peak_bytes > together.peak_bytes
     between = (alone.reserved_bytes + together.reserved_bytes) // 2
-    found = choose_merged(shape, works, between, replace(H200, layer_host=0.0))
+    found = choose_merged(shape, works, between, H200)
     assert found.fits and found.at_once == 4
     assert not choose_merged(shape, {1: works[1]}, between, H200).fits
+    assert choose_merged(shape, works, 80 * GIB, replace(H200, layer_host=0.0)).at_once == 1  # a CPU
 
 
 @pytest.mark.parametrize("gib", [5.05, 5.3, 5.9, 6.2])

@@ -37,7 +37,15 @@ from typing import NamedTuple
 
 from whet.engine.shape import Shape
 from whet.engine.spec import GROUPS, GroupName
-from whet.engine.trained import WIDE, ParameterBytes, gradients_at, head_bytes, parameter_bytes, update_bytes
+from whet.engine.trained import (
+    WIDE,
+    ParameterBytes,
+    embedding_bytes,
+    gradients_at,
+    head_bytes,
+    parameter_bytes,
+    update_bytes,
+)
 
 POLICIES = ("none", "mlp", "full")  # of layer.py, the most memory first
 MLP_INPUTS = frozenset({"gu", "P2", "Pd"})
@@ -171,7 +179,14 @@ def kept_per_token(shape: Shape, policy: str) -> int:
 
 
 def activation_peak(shape: Shape, work: Work, policies: Sequence[str], chunk_rows: int, tile: int | None = None) -> int:
-    """The highest point of a micro-batch and of the optimizer's step above ``fixed_bytes``.
+    """The highest point of a micro-batch and of the optimizer's step above ``fixed_bytes``; arguments as of
+    ``layers_peak``."""
+    layers = layers_peak(shape, work, policies, chunk_rows, tile)
+    return max(layers, embedding_bytes(shape, work.tokens, work.micro_batches), update_bytes(shape, work.micro_batches))
+
+
+def layers_peak(shape: Shape, work: Work, policies: Sequence[str], chunk_rows: int, tile: int | None = None) -> int:
+    """The highest point of a micro-batch's layers and loss above ``fixed_bytes``: what policies decide.
 
     Args:
         policies: one for each layer, the first layer's first.
@@ -189,9 +204,8 @@ def activation_peak(shape: Shape, work: Work, policies: Sequence[str], chunk_row
         first += count
     last = layer_bytes(shape, policies[-1], work.tokens, work.labelled, tile, work.seen)
     backward = last.kept + last.backward + gradients_at(shape, work.micro_batches, first)
-    end = x + gradients_at(shape, work.micro_batches, -1)
     loss = below + last.kept + _loss(shape, work.labelled, chunk_rows)
-    return max(highest, below + x + last.forward, below + backward, loss, end, update_bytes(shape, work.micro_batches))
+    return max(highest, below + x + last.forward, below + backward, loss)
 
 
 # --- pieces ---
@@ -222,7 +236,7 @@ def _sizes(shape: Shape, tokens: int, rows: int, tile: int, seen: int | None = N
         "do_all": attended * width,
         "dqkv": (both + keys + r_qkv) * width,
         "dq": (both + keys) * width,
-        "n1_again": hidden * width,
+        "n1_again": hidden * width + WIDE,
         "dn1": hidden * width,
         "dx2_all": hidden * width,
         "dx": hidden * width,
@@ -298,7 +312,7 @@ def _forward(shape: Shape, everything: bool, tiled: bool) -> str:
 
 def _backward(shape: Shape, held: Sequence[str], everything: bool, tiled: bool) -> str:
     """What ``layer_backward`` allocates (+) and frees (-), in order."""
-    again = "" if "qkv" in held else f"{_attend(shape)} {_add(shape, everything)}"
+    again = "" if "qkv" in held else f"{_attend(shape)} {_add(shape, everything)} +r2"
     inputs, pd = ("", "") if "gu" in held else ("+gu +P2", "+Pd")
     if shape.post_norms and "m" not in held:
         inputs += " +h +tile_m +tile_r +tile_m -tile_m -h" if tiled else " +h +m +rm +y -y -h"

@@ -10,14 +10,15 @@ not fit, the MLP goes through in tiles, unless its weights are trained: their gr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
-from whet.engine.memory import POLICIES, Work, activation_peak, buffer_bytes, fixed_bytes
+from whet.engine.memory import POLICIES, Work, buffer_bytes, fixed_bytes, layers_peak
 from whet.engine.rates import TILE_LOSS, CardRates, head_seconds, layer_seconds, optimizer_seconds, tile_seconds
 from whet.engine.shape import Shape
+from whet.engine.trained import embedding_bytes, update_bytes
 
 Goal = Literal["fastest", "smallest", "none", "mlp", "full"]
 CHUNKS = (
@@ -56,6 +57,8 @@ class Plan:
         step_seconds: of an optimizer step. tokens_per_second: padding counted.
         fits: ``reserved_bytes`` is within the budget; a plan that does not fit is the smallest there is.
         at_once: micro-batches of a step that go through together.
+        layers_bytes: allocated at the highest point of layers and loss. Less than ``peak_bytes`` where that is reached
+            later, when gradients of all weights are there.
     """
 
     policies: tuple[str, ...]
@@ -70,6 +73,7 @@ class Plan:
     resident_bytes: int = 0
     alternatives: tuple[Alternative, ...] = field(default=())
     at_once: int = 1
+    layers_bytes: int = 0
 
     def __str__(self) -> str:
         """``20 x full, 12 x mlp``: the first layers first."""
@@ -142,9 +146,10 @@ def choose_merged(
 
     Small micro-batches leave a GPU waiting for its host, and NF4 weights are dequantised for each. Only the goal
     "fastest" merges, only where the plan still fits and saves 3% of the time: what layers then make again, because the
-    larger micro-batch leaves less room, is counted. Other goals are about memory and take micro-batches as they are.
-    Where micro-batches one by one do not fit, those that do are taken together: of weights that are trained themselves
-    the gradients of several passes are summed in float32, and one pass takes less.
+    larger micro-batch leaves less room, is counted. Other goals are about memory and take micro-batches as they are,
+    and a CPU has no host. Where micro-batches one by one do not fit, those that do, or else those that take least, go
+    together: gradients of weights that are trained themselves are summed in float32 over several passes, and one pass
+    takes less.
 
     Args:
         works: by how many micro-batches are one; 1 is among them.
@@ -155,13 +160,13 @@ def choose_merged(
     plans = {
         times: replace(choose(shape, work.largest, budget, card, goal, work.typical), at_once=times)
         for times, work in works.items()
-        if times == 1 or (goal == "fastest" and work.largest.tokens <= MERGED_TOKENS)
+        if times == 1 or (goal == "fastest" and card.layer_host and work.largest.tokens <= MERGED_TOKENS)
     }
     alone = plans[1]
     most = alone.step_seconds / GAIN if alone.fits else math.inf
     better = [plan for plan in plans.values() if plan.fits and plan.step_seconds <= most]
     if not better:
-        return alone
+        return alone if alone.fits else replace(_least(plans.values()), alternatives=alone.alternatives)
     best = min(plan.step_seconds for plan in better)
     chosen = min((plan for plan in better if plan.step_seconds <= NEAR * best), key=lambda plan: plan.at_once)
     return replace(chosen, alternatives=alone.alternatives)
@@ -180,10 +185,21 @@ class _Case(NamedTuple):
 def _best(case: _Case, goal: Goal) -> Plan:
     plans = list(_candidates(case, goal))
     fitting = [plan for plan in plans if plan.fits]
-    if goal == "smallest" or not fitting:
+    if goal != "smallest" and not fitting:
+        return _least(plans)
+    if goal == "smallest":
         least = min(plan.peak_bytes for plan in plans)
-        fitting = [plan for plan in plans if plan.peak_bytes <= least * (NEAR if goal == "smallest" else 1)]
-    return min(fitting, key=lambda plan: (plan.step_seconds, -plan.chunk_rows, plan.peak_bytes))
+        fitting = [plan for plan in plans if plan.peak_bytes <= NEAR * least]
+    return min(fitting, key=_slowness)
+
+
+def _least(plans: Iterable[Plan]) -> Plan:
+    """The least memory; where that is none of the layers', those that keep least: what they kept leaves gaps."""
+    return min(plans, key=lambda plan: (plan.peak_bytes, plan.layers_bytes, *_slowness(plan)))
+
+
+def _slowness(plan: Plan) -> tuple[float, int, int]:
+    return plan.step_seconds, -plan.chunk_rows, plan.peak_bytes
 
 
 def _candidates(case: _Case, goal: Goal) -> Iterator[Plan]:
@@ -206,8 +222,8 @@ def _candidates(case: _Case, goal: Goal) -> Iterator[Plan]:
 
 def _plan(case: _Case, policies: tuple[str, ...], chunk_rows: int, tile: int | None, dense_copies: bool) -> Plan:
     shape, work, card = case.shape, case.work, case.card
-    fixed = _fixed(shape, work, 0)
-    peak = fixed + activation_peak(shape, work, policies, chunk_rows, tile)
+    fixed, layers = _fixed(shape, work, 0), layers_peak(shape, work, policies, chunk_rows, tile)
+    peak = fixed + max(layers, _ends(shape, work))
     resident = copies = 0
     if dense_copies and shape.storage == "nf4":
         room = int(case.budget / card.reserved) - peak
@@ -229,6 +245,7 @@ def _plan(case: _Case, policies: tuple[str, ...], chunk_rows: int, tile: int | N
         tokens_per_second=case.typical.tokens * case.typical.micro_batches / seconds,
         fits=reserved <= case.budget,
         resident_bytes=copies,
+        layers_bytes=fixed + layers,
     )
 
 
@@ -274,6 +291,11 @@ def _layer(shape: Shape, work: Work, card: CardRates, policy: str, resident: boo
 @lru_cache(maxsize=256)
 def _fixed(shape: Shape, work: Work, resident: int) -> int:
     return sum(fixed_bytes(shape, work.tokens, resident, work.micro_batches).values())
+
+
+@lru_cache(maxsize=256)
+def _ends(shape: Shape, work: Work) -> int:
+    return max(embedding_bytes(shape, work.tokens, work.micro_batches), update_bytes(shape, work.micro_batches))
 
 
 def _alternative(name: str, plan: Plan) -> Alternative:

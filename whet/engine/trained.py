@@ -8,7 +8,7 @@ them in its lists), the embedding's last. In a step of one pass they stay. With 
 and gone, but for the head's where it is the embedding's weight too: autograd holds it until it can add that one's.
 
 **Head**: its forward keeps the hidden states before and after the norm; its backward makes the logits again, in slices
-of the vocabulary with as many elements as ``chunk_rows`` rows, and sums dh in float32.
+of the vocabulary with about as many elements as ``chunk_rows`` rows, and sums dh in float32.
 
 w bytes of a weight, P parameters, L layers, D hidden size, V vocabulary, N labelled rows, T tokens.
 """
@@ -18,9 +18,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from whet.engine.shape import Shape
+from whet.engine.trained_head import slice_width
 
 WIDE = 4  # bytes of float32
 LOW = 2  # bytes of the lower half of a master
+SORTED = 3072  # tokens; above, torch's CUDA backward of an embedding sums their rows in float32 first
 LIBRARY = 24  # bytes a parameter that are moved where a library updates masters: made, with a gradient, and split
 
 
@@ -51,28 +53,33 @@ def parameter_bytes(shape: Shape, moment: int, passes: int) -> ParameterBytes:
 
 
 def gradients_at(shape: Shape, passes: int, layer: int) -> int:
-    """Bytes of gradients that are there when the backward of a layer begins; 0 of frozen weights.
-
-    Args:
-        layer: its number; -1: the embedding's turn comes, with its gradient and, where it is the head's weight too,
-            the sum of both.
-    """
+    """Bytes of gradients that are there when a layer's backward (-1: the embedding's) begins; 0 of frozen weights."""
     if shape.full is None:
         return 0
-    table = shape.vocab * shape.hidden * shape.width
-    head = table if shape.tied or passes == 1 else 0
+    head = _table(shape) if shape.tied or passes == 1 else 0
     layers = (shape.layers - 1 - layer) * shape.layer_parameters * shape.width if passes == 1 else 0
-    ends = (2 if shape.tied else 1) * table if layer < 0 else 0
-    return head + layers + ends
+    return head + layers
+
+
+def embedding_bytes(shape: Shape, tokens: int, passes: int) -> int:
+    """The embedding's backward, with what is left by then; 0 of frozen weights. Where it is the head's weight too, the
+    sum of both gradients stands beside them."""
+    if shape.full is None:
+        return 0
+    dx = tokens * shape.hidden * shape.width
+    sums = tokens * shape.hidden * WIDE if tokens > SORTED else 0
+    return gradients_at(shape, passes, -1) + dx + _table(shape) + max(sums, _table(shape) if shape.tied else 0)
 
 
 def head_bytes(shape: Shape, rows: int, chunk_rows: int) -> int:
-    """The highest point of a trained head's backward, above what the layers keep."""
+    """The highest point of a trained head's backward (``trained_head.py``), above what the layers keep."""
     narrow, wide = (rows * shape.hidden * width for width in (shape.width, WIDE))
+    columns = slice_width(rows, shape.vocab, chunk_rows)
     kept = 2 * narrow + rows * WIDE
-    slices = min(rows, chunk_rows) * shape.vocab * shape.width + (wide if rows > chunk_rows else 0)
-    made = wide + narrow + shape.vocab * shape.hidden * shape.width  # dh, the gradient times hidden states, dW
-    return kept + made + max(slices, narrow)
+    made = wide + narrow + _table(shape)  # dh, the gradient times hidden states, dW
+    another = wide if columns < shape.vocab else 0  # a slice's part of dh
+    rounded = narrow if shape.width < WIDE else 0
+    return kept + made + rows * columns * shape.width + max(another, rounded)
 
 
 def update_bytes(shape: Shape, passes: int) -> int:
@@ -92,3 +99,8 @@ def update_traffic(shape: Shape, passes: int) -> int:
     if masters and shape.full.beside:
         update += LIBRARY
     return shape.parameters * (sums + update)
+
+
+def _table(shape: Shape) -> int:
+    """Bytes of the head's weight, or of the embedding's, or of the gradient of one."""
+    return shape.vocab * shape.hidden * shape.width
