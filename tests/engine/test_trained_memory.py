@@ -53,6 +53,23 @@ def test_what_parameters_take_all_the_time(width: int, bytes_each: int, tied: bo
     assert fixed_bytes(shape, 1, passes=2)["gradients before a pass"] == 0
 
 
+@pytest.mark.parametrize("full", [None, ADAMW])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_model_that_scores_has_no_head_for_words(full: FullTraining | None, tied: bool) -> None:
+    """One table, no logits, no gradient of a head."""
+    words = replace(shape_of(tie_word_embeddings=tied), full=full)
+    scores, policies = replace(words, scores=True), ("none",) * words.layers
+    table, work = words.vocab * words.hidden * words.width, Work(4096, 8, 0.0)
+    assert fixed_bytes(scores, 4096)["embedding and head"] == table
+    assert scores.parameters == words.layers * words.layer_parameters + words.vocab * words.hidden + 2 * words.hidden
+    assert activation_peak(scores, work, policies, 1024) <= activation_peak(words, work, policies, 1024)
+    assert head_seconds(scores, work, H200) == 0 < head_seconds(words, work, H200)
+    if full is not None:
+        few = Work(1, 1, 0.0)
+        gradients = scores.parameters * 2  # all of them at the end
+        assert gradients <= activation_peak(scores, few, policies, 1024) <= 1.001 * gradients
+
+
 @settings(max_examples=80, deadline=None)
 @given(
     family=st.sampled_from(sorted(FAMILIES)),

@@ -117,7 +117,7 @@ def fixed_bytes(shape: Shape, tokens: int, resident: int = 0, passes: int = 1) -
     full = parameter_bytes(shape, moment, passes) if shape.full is not None else NOT_TRAINED
     return {
         "weights": shape.layers * (weight_bytes(shape) + shape.norms * shape.width + biases) + shape.hidden * 2,
-        "embedding and head": table if shape.tied else 2 * table,
+        "embedding and head": shape.tables * table,
         "adapters": elements * WIDE,
         "gradients": elements * WIDE + (full.gradients if passes > 1 else 0),
         "gradients before a pass": elements * WIDE if passes > 1 else 0,  # a copy, for the way back after a shortage
@@ -213,6 +213,8 @@ def layers_peak(shape: Shape, work: Work, policies: Sequence[str], chunk_rows: i
 
 def _loss(shape: Shape, rows: int, chunk_rows: int) -> int:
     """Last hidden states before and after the norm, the gradient made in the forward, one chunk of logits."""
+    if shape.scores:
+        return rows * shape.hidden * 2 * (shape.width + WIDE)  # their copy in float32, and its gradient
     if shape.full is not None:
         return head_bytes(shape, rows, chunk_rows)
     return rows * (3 * shape.hidden * shape.width + WIDE) + min(rows, chunk_rows) * shape.vocab * shape.width

@@ -148,7 +148,7 @@ def head_seconds(shape: Shape, work: Work, card: CardRates, backward: bool = Tru
     Args:
         backward: False: the loss alone.
     """
-    logits = work.labelled * shape.vocab
+    logits = 0 if shape.scores else work.labelled * shape.vocab
     products, passes = (4.0, 5.0) if shape.full is not None else (2.0, 3.0)
     if not backward:
         products, passes = 1.0, 1.5

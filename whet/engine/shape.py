@@ -60,6 +60,7 @@ class Shape:
         qk_norm, post_norms: as in ``LayerSpec``. bias: q, k and v have biases.
         window: width of the attention window of ``windowed`` layers; None: no layer has one.
         full: all weights are trained; None: they are frozen, only adapters are trained.
+        scores: the model scores texts: it has one linear output in place of a head for words.
     """
 
     hidden: int
@@ -80,6 +81,12 @@ class Shape:
     window: int | None = None
     windowed: int = 0
     full: FullTraining | None = None
+    scores: bool = False
+
+    @property
+    def tables(self) -> int:
+        """Matrices of vocabulary x hidden elements: embedding and head."""
+        return 1 if self.tied or self.scores else 2
 
     @property
     def attended(self) -> int:
@@ -143,8 +150,8 @@ class Shape:
     @property
     def parameters(self) -> int:
         """Elements of the whole model without adapters; a tied embedding counts once."""
-        tables = self.vocab * self.hidden * (1 if self.tied else 2)
-        return self.layers * self.layer_parameters + tables + self.hidden
+        ends = self.tables * self.vocab * self.hidden + self.hidden * (2 if self.scores else 1)
+        return self.layers * self.layer_parameters + ends
 
 
 def shape_of_config(
@@ -204,7 +211,7 @@ def shape_of_model(model: ModelSpec, *, storage: Storage = "dense", width: int =
         loras = [lora_of(module) for module in parts.groups[group]]
         ranks.append(tuple(int(lora.A.shape[0]) if lora is not None else 0 for lora in loras))
     windows = [spec.window for spec, _ in model.layers if spec.window is not None]
-    head, embedding = base_of(model.head), base_of(model.embed)
+    head, embedding = base_of(model.head).weight, base_of(model.embed).weight
     bases = [base_of(module) for group in GROUPS for module in parts.groups[group]]
     return Shape(
         hidden=numbers.hidden,
@@ -215,7 +222,7 @@ def shape_of_model(model: ModelSpec, *, storage: Storage = "dense", width: int =
         layers=len(model.layers),
         vocab=model.vocab,
         ranks=tuple(ranks),
-        tied=head.weight is embedding.weight,
+        tied=head is embedding,
         storage=storage,
         width=width,
         pad=pad,
@@ -225,6 +232,7 @@ def shape_of_model(model: ModelSpec, *, storage: Storage = "dense", width: int =
         window=windows[0] if windows else None,
         windowed=len(windows),
         full=FullTraining() if any(base.weight.requires_grad for base in bases) else None,
+        scores=head is not embedding and head.data_ptr() == embedding.data_ptr(),  # scores.WriterView
     )
 
 

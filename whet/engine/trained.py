@@ -56,7 +56,7 @@ def gradients_at(shape: Shape, passes: int, layer: int) -> int:
     """Bytes of gradients that are there when a layer's backward (-1: the embedding's) begins; 0 of frozen weights."""
     if shape.full is None:
         return 0
-    head = _table(shape) if shape.tied or passes == 1 else 0
+    head = _table(shape) if not shape.scores and (shape.tied or passes == 1) else 0
     layers = (shape.layers - 1 - layer) * shape.layer_parameters * shape.width if passes == 1 else 0
     return head + layers
 
@@ -68,7 +68,8 @@ def embedding_bytes(shape: Shape, tokens: int, passes: int) -> int:
         return 0
     dx = tokens * shape.hidden * shape.width
     sums = tokens * shape.hidden * WIDE if tokens > SORTED else 0
-    return gradients_at(shape, passes, -1) + dx + _table(shape) + max(sums, _table(shape) if shape.tied else 0)
+    both = _table(shape) if shape.tied and not shape.scores else 0
+    return gradients_at(shape, passes, -1) + dx + _table(shape) + max(sums, both)
 
 
 def head_bytes(shape: Shape, rows: int, chunk_rows: int) -> int:

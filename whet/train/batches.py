@@ -11,6 +11,7 @@ from whet.data.answer_loader import AnswerDataset
 from whet.data.loader import PackedDataset, PaddedDataset
 from whet.engine.memory import Work
 from whet.engine.plan import MERGED_TOKENS, Works
+from whet.train.preference.reward import RewardDataset
 
 
 class Batches(NamedTuple):
@@ -31,7 +32,11 @@ class Batches(NamedTuple):
 
 
 def count_merged(
-    dataset: PackedDataset | PaddedDataset | AnswerDataset, micro: int, accumulation: int, seed: int, most: int
+    dataset: PackedDataset | PaddedDataset | AnswerDataset | RewardDataset,
+    micro: int,
+    accumulation: int,
+    seed: int,
+    most: int,
 ) -> dict[int, Batches]:
     """Micro-batches by how many of a step's could go through at once: 1, and divisors of ``accumulation`` up to
     ``most``, as long as the merged ones stay small. Other arguments as of ``count_batches``."""
@@ -59,7 +64,7 @@ def _together(work: Work, times: int) -> Work:
 
 
 def count_batches(
-    dataset: PackedDataset | PaddedDataset | AnswerDataset, micro: int, accumulation: int, seed: int
+    dataset: PackedDataset | PaddedDataset | AnswerDataset | RewardDataset, micro: int, accumulation: int, seed: int
 ) -> Batches:
     """Count without reading a token.
 
@@ -71,6 +76,8 @@ def count_batches(
     rows, packed = dataset.prepared, not isinstance(dataset, PaddedDataset)
     lengths = rows.lengths.astype(np.float64)
     trained = rows.trained[rows.order].astype(np.float64)
+    if isinstance(dataset, RewardDataset):
+        trained = np.ones_like(trained)  # a text has one score
     bins = np.arange(len(lengths))[:, None] if isinstance(dataset, PaddedDataset) else dataset.bins
     firsts = np.cumsum([0, *map(len, bins)])[:-1]
     members = np.concatenate(bins)

@@ -305,7 +305,7 @@ def _storage(config: RunConfig, model: Any, device: Device) -> Storage:
 
 
 def _shape(config: RunConfig, model: Any, device: Device, storage: Storage) -> Shape | str:
-    return shape_of_config(
+    found = shape_of_config(
         model,
         rank=config.lora_r if config.adapter else 0,
         targets=config.lora_targets,
@@ -313,6 +313,7 @@ def _shape(config: RunConfig, model: Any, device: Device, storage: Storage) -> S
         width=_width(config, device),
         pad=PAD.get(device.kind, PAD["cpu"]),
     )
+    return found if isinstance(found, str) else replace(found, scores=config.reward_model)
 
 
 def _width(config: RunConfig, device: Device) -> int:

@@ -13,6 +13,7 @@ from tests_pairs import pair
 from whet import api
 from whet.data.answer_loader import AnswerDataset, CollateAnswers
 from whet.train.batches import count_batches
+from whet.train.preference.reward import CollateRewards, RewardDataset
 from whet.train.preference.rows import pair_rows
 
 
@@ -24,11 +25,13 @@ def config(tmp_path: Path, write_config: Callable[..., Path]) -> Path:
     return write_config(tmp_path, **keys, micro_batch_size=3, gradient_accumulation_steps=2, num_epochs=2)
 
 
-@pytest.mark.parametrize("more", [["rl=dpo"], ["rl=kto"], ["reward_model=true"], ["rl=dpo", "adapter="]])
-def test_steps_are_those_of_training(config: Path, more: list[str]) -> None:
+@pytest.mark.parametrize("method", ["rl=dpo", "rl=kto", "reward_model=true"])
+def test_steps_and_memory_are_those_of_training(config: Path, method: str) -> None:
+    more = [method, "bf16=false"]
     plan = api.plan(config, overrides=more)
-    run = api.train(config, overrides=more)
-    assert plan.steps.count == json.loads((run / "manifest.json").read_text())["steps"]
+    manifest = json.loads((api.train(config, overrides=more) / "manifest.json").read_text())
+    assert plan.steps.count == manifest["steps"]
+    assert plan.plan is not None and plan.plan.peak_bytes == manifest["memory"]["planned_peak_bytes"]
     plan.check()
 
 
@@ -50,6 +53,13 @@ def test_what_is_shown(config: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert words in said
     api.plan(config, overrides=["reward_model=true"]).print()
     assert "a reward model has no reference" in capsys.readouterr().out
+
+
+def test_a_text_has_one_score(tokenizer: Any) -> None:
+    dataset = RewardDataset(pair_rows(tokenizer, [pair(n) for n in range(7)], 128), 0)
+    counted = count_batches(dataset, 3, 1, 0)
+    batch = CollateRewards(0, flat=True)([dataset[item] for item in counted.widest])
+    assert len(batch["ends"]) == counted.largest.labelled == 6 and counted.typical.labelled == round(14 / 3)
 
 
 def test_micro_batches_are_one_row(tokenizer: Any) -> None:
