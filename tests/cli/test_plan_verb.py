@@ -105,7 +105,7 @@ def test_full_fine_tuning_has_a_plan_of_memory_and_time(config: Path, capsys: py
         assert words in said
     narrow, wide, eight, several = (
         api.plan(config, gpu="h200", overrides=["adapter=", *more]).parameters
-        for more in ([], ["bf16=false"], ["optimizer=adamw_8bit"], ["gradient_checkpointing=true"])
+        for more in ([], ["bf16=false"], ["optimizer=adamw_torch_8bit"], ["gradient_checkpointing=true"])
     )
     assert narrow is not None and wide is not None and eight is not None and several is not None
     assert narrow.weights * 2 == wide.weights == narrow.weights + narrow.masters

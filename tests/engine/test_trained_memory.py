@@ -15,6 +15,7 @@ from whet.engine.plan import Works, choose, choose_merged, step_seconds
 from whet.engine.rates import H200, head_seconds
 from whet.engine.shape import FAMILIES, FullTraining, Shape, shape_of_config
 from whet.engine.trained_head import slice_width
+from whet.train.full_plan import BUCKET_BYTES, full_training
 
 GIB = 2**30
 QWEN_3B = {
@@ -121,6 +122,33 @@ def test_the_highest_point_of_any_shape(
     sums = 2 * x if tokens > 3072 else 0
     points += [x + gathered + table + (max(2 * table, table + sums) if tied else one * table + sums)]
     assert activation_peak(shape, Work(tokens, labelled, 0.0, passes), policies, chunk) == max(points)
+
+
+def test_an_embedding_whose_moments_are_exact() -> None:
+    eight = full_training(shape_of(), "paged_adamw_8bit", on_gpu=True)
+    assert (eight.moment, eight.embedding) == (2, 8)
+    plain, exact = (fixed_bytes(shape_of(full=each), 1)["moments"] for each in (FullTraining(2), eight))
+    assert exact - plain == 6 * QWEN_3B["vocab_size"] * QWEN_3B["hidden_size"]
+    for name in ("adamw_torch", "adamw_torch_8bit", "paged_adamw_32bit"):
+        assert full_training(shape_of(), name, on_gpu=True).embedding is None
+
+
+@pytest.mark.parametrize(("name", "width", "on_gpu"), [("adamw_torch", 2, True), ("adamw_torch_fused", 4, True)])
+def test_one_kernel_s_step_takes_nothing_beside(name: str, width: int, on_gpu: bool) -> None:
+    assert full_training(replace(shape_of(), width=width), name, on_gpu).beside == 0
+
+
+def test_a_library_s_step_takes_masters_or_roots() -> None:
+    narrow, wide = shape_of(), replace(shape_of(), width=4)
+    for name, on_gpu in (("sgd", True), ("adamw_torch", False)):
+        assert full_training(narrow, name, on_gpu).beside == BUCKET_BYTES
+    assert full_training(wide, "adamw_torch", on_gpu=True).beside == 4 * wide.parameters
+    assert full_training(wide, "adamw_torch", on_gpu=False).beside == 0
+    few = Work(1, 1, 0.0)
+    all_of_it = [
+        activation_peak(replace(narrow, full=FullTraining(8, b)), few, ("full",) * 36, 1024) for b in (0, 2 * GIB)
+    ]
+    assert all_of_it[1] == narrow.parameters * 2 + 2 * GIB > all_of_it[0]
 
 
 def test_a_layer_s_gradients_are_there_when_its_backward_ends() -> None:

@@ -58,7 +58,7 @@ def full_bytes(shape: Shape, work: Work, training: FullTraining) -> FullBytes:
         training: the optimizer.
     """
     width, accumulates = shape.width, work.micro_batches > 1
-    found = parameter_bytes(shape, training.moment, work.micro_batches)
+    found = parameter_bytes(shape, training, work.micro_batches)
     gradients = found.gradients
     kept = work.tokens * layer_kept(shape, width)
     residual = work.tokens * shape.hidden * width

@@ -40,10 +40,12 @@ class FullTraining(NamedTuple):
     Attributes:
         moment: bytes of the optimizer's state for one parameter; 8 are AdamW's.
         beside: bytes that the optimizer makes in its step, at most, and frees again.
+        embedding: as ``moment``, for a parameter of the embedding, which 8-bit optimizers keep exact; None: the same.
     """
 
     moment: int = 8
     beside: int = 0
+    embedding: int | None = None
 
 
 @dataclass(frozen=True)

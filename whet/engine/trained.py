@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from whet.engine.shape import Shape
+from whet.engine.shape import FullTraining, Shape
 from whet.engine.trained_head import slice_width
 
 WIDE = 4  # bytes of float32
@@ -40,16 +40,18 @@ class ParameterBytes(NamedTuple):
         return self.weights + self.masters + self.moments
 
 
-def parameter_bytes(shape: Shape, moment: int, passes: int) -> ParameterBytes:
+def parameter_bytes(shape: Shape, training: FullTraining, passes: int) -> ParameterBytes:
     """Of all parameters of a model.
 
     Args:
-        moment: bytes of the optimizer's state for one parameter.
         passes: forward passes in an optimizer step.
     """
     count, width = shape.parameters, shape.width
     masters = count * LOW if width < WIDE else 0
-    return ParameterBytes(count * width, masters, count * moment, count * (WIDE if passes > 1 else width))
+    moments = count * training.moment
+    if training.embedding is not None:
+        moments += shape.vocab * shape.hidden * (training.embedding - training.moment)
+    return ParameterBytes(count * width, masters, moments, count * (WIDE if passes > 1 else width))
 
 
 def gradients_at(shape: Shape, passes: int, layer: int) -> int:

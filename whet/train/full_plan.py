@@ -11,6 +11,7 @@ from whet.engine.plan import Goal
 from whet.engine.shape import FullTraining, Shape
 from whet.engine.trained import WIDE, ParameterBytes
 from whet.errors import WhetError
+from whet.train.fallback import NEED_BITSANDBYTES
 from whet.train.optim import NAMES
 
 BUCKET_BYTES = 2**25 * 16  # masters and float32 gradients that exist at once, and what splits them
@@ -103,11 +104,13 @@ def full_training(shape: Shape, optimizer: str, on_gpu: bool) -> FullTraining:
         beside = 0 if by_kernel else min(BUCKET_BYTES, shape.parameters * 16)
     elif on_gpu and optimizer == NAMES[0]:
         beside = shape.parameters * WIDE  # torch's AdamW takes all tensors at once, and makes the roots of all
-    return FullTraining(moment_bytes(optimizer), beside)
+    exact = "8bit" in optimizer and optimizer in NEED_BITSANDBYTES  # embeddings, as transformers has it
+    embedding = moment_bytes(optimizer.replace("8bit", "32bit")) if exact else None
+    return FullTraining(moment_bytes(optimizer), beside, embedding)
 
 
 def moment_bytes(optimizer: str) -> int:
-    """Bytes of an optimizer's state for one parameter; what is kept for blocks and embeddings is left out."""
+    """Bytes of an optimizer's state for one parameter; what is kept for blocks is left out."""
     if optimizer == "sgd":
         return 0
     one = 1 if "8bit" in optimizer or "4bit" in optimizer else 4

@@ -240,7 +240,7 @@ def _with_parameters(found: RunPlan, shape: Shape) -> RunPlan:
     """What belongs to the parameters of a full fine-tune by the engine."""
     assert found.plan is not None and shape.full is not None
     passes = found.steps.merged[found.plan.at_once].largest.micro_batches
-    return replace(found, parameters=parameter_bytes(shape, shape.full.moment, passes))
+    return replace(found, parameters=parameter_bytes(shape, shape.full, passes))
 
 
 def _with_reference(found: RunPlan, pairs: Pairs, shape: Shape) -> RunPlan:
