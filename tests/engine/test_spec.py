@@ -164,10 +164,18 @@ def test_trained_weights_below_the_adapters():
     model = lora_model("llama")
     weight = model.get_base_model().model.layers[1].mlp.up_proj.base_layer.weight
     weight.requires_grad_(True)
-    assert reason(model) == "layer 1: mlp.up_proj.base_layer.weight is trained, and is no active LoRA adapter"
-    norm = plain_model("llama")
-    norm.model.norm.weight.requires_grad_(True)
-    assert "last norm is trained" in reason(norm)
+    words = "is trained, and its projection has adapters or frozen weights as well"
+    assert reason(model) == f"layer 1: mlp.up_proj.base_layer.weight {words}"
+
+
+def test_weights_that_are_trained_themselves():
+    model = plain_model("qwen2").requires_grad_(True)
+    spec_of(model)
+    model.model.layers[0].self_attn.k_proj.bias.requires_grad_(False)
+    assert reason(model).startswith("layer 0: self_attn.q_proj.weight is trained, and its projection has")
+    model.model.layers[0].self_attn.k_proj.bias.requires_grad_(True)
+    model.model.layers[1].mlp.float()
+    assert reason(model) == "weights of torch.float32 are trained, and its embedding is torch.float64"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """One decoder layer: forward, and a backward written by hand.
 
-The layer is that of ``spec.py``. Base weights and norms are frozen, so the backward makes the gradient of the input and
-of the adapters only. What the forward keeps for it is the layer's policy:
+The layer is that of ``spec.py``. The backward makes the gradient of the input and of what is trained: adapters, or the
+weights and norms themselves. What the forward keeps for it is the layer's policy:
 
     none   everything below
     mlp    not gu, P2, Pd: the MLP's inputs are made again (gate_up once more; down's output is needed by nobody)
@@ -27,10 +27,10 @@ import torch
 
 from whet.engine.attention import Documents, attention, attention_backward
 from whet.engine.kernels.copy import copy_rows
-from whet.engine.kernels.norm import rms_norm, rms_norm_backward
+from whet.engine.kernels.norm import rms_norm
 from whet.engine.kernels.rope import rope_
 from whet.engine.mlp import MLP_INPUTS, mlp_backward, mlp_forward
-from whet.engine.parts import Kept, Layer, norm, norm_into, output_norm_backward, with_columns
+from whet.engine.parts import Kept, Layer, norm, norm_backward, norm_into, output_norm_backward, with_columns
 from whet.engine.spec import Tables
 
 Policy = Literal["none", "mlp", "full"]
@@ -122,12 +122,13 @@ def layer_backward(
     *,
     needs_input: bool = True,
 ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-    """The gradient of x (None where nobody needs it), and of the adapters in the order of ``Layer.parameters``.
+    """The gradient of x (None where nobody needs it), and those of ``Layer.parameters`` in their order.
 
     Args:
         kept: from ``layer_forward``, under any policy; used up.
         rows_N, tile: as in the forward.
     """
+    norms = kept["norms"] = layer.norm_sums()
     if "qkv" not in kept:
         _attend(kept, layer, batch)
         _add_attention(kept, layer, rows_N)
@@ -136,7 +137,7 @@ def layer_backward(
     o_grads = _output_backward(dx2_NDR, kept, layer, rows_N)
     dx2_ND = dx2_NDR[:, : layer.spec.hidden]
     dx_TD, qkv_grads = _attention_backward(dx2_ND, kept, layer, batch, rows_N, needs_input)
-    return dx_TD, [*qkv_grads, *o_grads, *mlp_grads]
+    return dx_TD, [*qkv_grads, *o_grads, *mlp_grads, *norms.values()]
 
 
 # --- forward ---
@@ -195,11 +196,11 @@ def _add_attention(kept: Kept, layer: Layer, rows_N: torch.Tensor | None) -> Non
 def _output_backward(
     dx2_NDR: torch.Tensor, kept: Kept, layer: Layer, rows_N: torch.Tensor | None
 ) -> list[torch.Tensor]:
-    """Sets do_NA, the gradient of the attention's output for the selected tokens; returns that of o's adapters."""
+    """Sets do_NA, the gradient of the attention's output for the selected tokens; returns those of o's parameters."""
     da_NDR = dx2_NDR
     if layer.spec.post_norms:
         dx2_ND = dx2_NDR[:, : layer.spec.hidden]
-        da_NDR = output_norm_backward(dx2_ND, kept, layer, ("a", "ra"), layer.parts.post_attention_norm, layer.o)
+        da_NDR = output_norm_backward(dx2_ND, kept, layer, ("a", "ra"), "post_attention_norm", layer.o)
     kept["do"] = layer.o.dgrad(da_NDR)
     grads = layer.o.wgrad(da_NDR, _selected(kept["o"].flatten(1), rows_N), kept["Po"])
     _forget(kept, "Po", "a", "ra")
@@ -214,24 +215,24 @@ def _attention_backward(
     rows_N: torch.Tensor | None,
     needs_input: bool,
 ) -> tuple[torch.Tensor | None, list[torch.Tensor]]:
-    """Gradient of x, and of qkv's adapters."""
+    """Gradient of x, and of qkv's parameters."""
     spec, parts, x_TD = layer.spec, layer.parts, kept["x"]
     kept["do"] = _spread(kept["do"], rows_N, len(x_TD))
     dqkv_TNR = _heads_backward(kept, layer, batch)
     n1_TD, _ = norm(x_TD, parts.input_norm, spec)
     dn1_TD = layer.qkv.dgrad(dqkv_TNR)
     grads = layer.qkv.wgrad(dqkv_TNR, n1_TD, kept["P1"])
-    if not needs_input:
+    if not needs_input and "input_norm" not in layer.norms:
         return None, grads
     residual_TD = _spread(dx2_ND, rows_N, len(x_TD))
-    dx_TD = rms_norm_backward(dn1_TD, x_TD, parts.input_norm, kept["r1"], spec.norm_offset, residual=residual_TD)
+    dx_TD = norm_backward(dn1_TD, x_TD, kept["r1"], kept, layer, "input_norm", residual=residual_TD)
     return dx_TD, grads
 
 
 def _heads_backward(kept: Kept, layer: Layer, batch: Batch) -> torch.Tensor:
     """From do to the gradient of q, k and v as they were projected, with the spare columns of qkv. What the attention
     was computed from is forgotten on the way."""
-    spec, parts = layer.spec, layer.parts
+    spec = layer.spec
     q, k, v = _heads(kept, layer, batch, in_place=False)
     grads = attention_backward(
         kept["do"].unflatten(1, (spec.heads, spec.head_dim)),
@@ -263,13 +264,13 @@ def _heads_backward(kept: Kept, layer: Layer, batch: Batch) -> torch.Tensor:
         return dqkv_TNR
     raw = raw_TN.unflatten(1, (spec.heads + 2 * spec.kv_heads, spec.head_dim))
     raw_q, raw_k, _ = raw.split([spec.heads, spec.kv_heads, spec.kv_heads], dim=1)
-    for grad, value, weight, rstd, into in (
-        (grads[0], raw_q, parts.q_norm, kept["rq"], dq),
-        (grads[1], raw_k, parts.k_norm, kept["rk"], dk),
+    for grad, value, name, rstd, into in (
+        (grads[0], raw_q, "q_norm", kept["rq"], dq),
+        (grads[1], raw_k, "k_norm", kept["rk"], dk),
     ):
         rotated = grad.contiguous()
         rope_(rotated, cos, sin, inverse=True)
-        rms_norm_backward(rotated, value, weight, rstd, spec.norm_offset, out=into)
+        norm_backward(rotated, value, rstd, kept, layer, name, out=into)
     return dqkv_TNR
 
 

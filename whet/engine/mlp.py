@@ -15,8 +15,7 @@ import torch
 
 from whet.engine.kernels.dispatch import wide
 from whet.engine.kernels.glu import glu, glu_backward_
-from whet.engine.kernels.norm import rms_norm_backward
-from whet.engine.parts import Kept, Layer, norm, norm_into, output_norm_backward
+from whet.engine.parts import Kept, Layer, norm, norm_backward, norm_into, output_norm_backward
 
 MLP_INPUTS = ("gu", "P2", "Pd")
 
@@ -44,11 +43,11 @@ def mlp_forward(kept: Kept, layer: Layer, tile: int | None = None) -> torch.Tens
 def mlp_backward(
     dy_ND: torch.Tensor, kept: Kept, layer: Layer, tile: int | None = None
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Gradient of x2, with the spare columns of o, and of gate_up's and down's adapters.
+    """Gradient of x2, with the spare columns of o, and of gate_up's and down's parameters.
 
     Args:
-        kept: holds x2, and whatever the forward left; its gu, P2 and Pd are used up.
-        tile: as in the forward.
+        kept: holds x2 and norms, and whatever the forward left; its gu, P2 and Pd are used up.
+        tile: as in the forward. Gradients of trained weights would be rounded for each tile.
     """
     if tile is None or tile >= len(dy_ND):
         return _backward(dy_ND, kept, layer)
@@ -56,6 +55,7 @@ def mlp_backward(
     total: list[torch.Tensor] = []
     for rows in _tiles(len(dy_ND), tile):
         piece: Kept = {name: kept[name][rows] for name in ("x2", "m", "rm") if name in kept}
+        piece["norms"] = kept["norms"]
         _, grads = _backward(dy_ND[rows], piece, layer, dx2_NDR[rows])
         total = [whole.add_(part) for whole, part in zip(total, grads, strict=True)] if total else grads
         del piece, grads  # before the next tile's are made
@@ -126,14 +126,14 @@ def _gradient(dy_ND: torch.Tensor, layer: Layer) -> torch.Tensor:
 def _backward(
     dy_ND: torch.Tensor, kept: Kept, layer: Layer, out: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-    """Gradient of x2 in the first columns (of ``out`` where it is given), and the adapters'."""
+    """Gradient of x2 in the first columns (of ``out`` where it is given), and the parameters'."""
     spec, parts = layer.spec, layer.parts
     n2_NDR, kept["r2"] = norm_into(kept["x2"], parts.pre_mlp_norm, layer.gate_up.R, spec)
     if "gu" not in kept:
         _gate_up(kept, layer, n2_NDR)
     if spec.post_norms and "m" not in kept:
         _output(kept, layer, _activated(kept, layer))
-    dm_NDR = output_norm_backward(dy_ND, kept, layer, ("m", "rm"), parts.post_mlp_norm, layer.down)
+    dm_NDR = output_norm_backward(dy_ND, kept, layer, ("m", "rm"), "post_mlp_norm", layer.down)
     dh_NF = layer.down.dgrad(dm_NDR)
     gu_NFR = kept["gu"]
     glu_backward_(dh_NF, gu_NFR[:, : 2 * spec.mlp], spec.activation)  # dh is now h, gu the gradient of gate and up
@@ -146,5 +146,5 @@ def _backward(
         kept.pop(name, None)
     dx2_NDR = _gradient(dy_ND, layer) if out is None else out
     dx2_ND = dx2_NDR[:, : spec.hidden]
-    rms_norm_backward(dn2_ND, kept["x2"], parts.pre_mlp_norm, kept["r2"], spec.norm_offset, residual=dy_ND, out=dx2_ND)
+    norm_backward(dn2_ND, kept["x2"], kept["r2"], kept, layer, "pre_mlp_norm", residual=dy_ND, out=dx2_ND)
     return dx2_NDR, [*gate_up_grads, *down_grads]

@@ -62,9 +62,11 @@ def _read(causal: Any, training: bool) -> ModelSpec:
         except _Unknown as unknown:
             raise _Unknown(f"layer {index}: {unknown}") from None
     offset, eps = _norm(body.norm, "the last norm")
-    if training and body.norm.weight.requires_grad:
-        raise _Unknown("the last norm is trained")
     _check_head(head)
+    for module in (module for _, parts in layers for module in parts.modules()):
+        weight = _linear(module).weight
+        if training and weight.requires_grad and weight.dtype != table.weight.dtype:
+            raise _Unknown(f"weights of {weight.dtype} are trained, and its embedding is {table.weight.dtype}")
     return ModelSpec(
         layers=layers,
         embed=body.embed_tokens,
@@ -97,7 +99,7 @@ def _layer(
         "down": _group(mlp, "down_proj", ("down_proj",), training),
     }
     if training:
-        _only_adapters_trained(layer, groups)
+        _only_known_trained(layer, groups)
     weights = {name: getattr(layer, name).weight for name in norms}
     parts = LayerParts(
         input_norm=weights["input_layernorm"],
@@ -199,12 +201,19 @@ def _only_known(parent: Any, known: set[str], training: bool) -> None:
         raise _Unknown(f"it has weights {name}, which are not known")
 
 
-def _only_adapters_trained(layer: torch.nn.Module, groups: dict[str, list[torch.nn.Module]]) -> None:
-    adapters = [lora_of(module) for modules in groups.values() for module in modules]
-    known = {id(weight) for lora in adapters if lora is not None for weight in (lora.A, lora.B)}
+def _only_known_trained(layer: torch.nn.Module, groups: dict[str, list[torch.nn.Module]]) -> None:
+    """Adapters, norms, and groups whose weights and biases are all trained, without adapters."""
+    known: set[int] = set()
+    for modules in groups.values():
+        adapters = [lora_of(module) for module in modules]
+        known |= {id(weight) for lora in adapters if lora is not None for weight in (lora.A, lora.B)}
+        own = [weight for module in modules for weight in base_of(module).parameters()]
+        if not any(adapters) and all(weight.requires_grad for weight in own):
+            known |= {id(weight) for weight in own}
     for name, weight in layer.named_parameters():
-        if weight.requires_grad and id(weight) not in known:
-            raise _Unknown(f"{name} is trained, and is no active LoRA adapter")
+        norm = name.split(".")[-2] in ALL_NORMS | {"q_norm", "k_norm"}
+        if weight.requires_grad and not norm and id(weight) not in known:
+            raise _Unknown(f"{name} is trained, and its projection has adapters or frozen weights as well")
 
 
 def _layer_norms(layer: Any) -> tuple[int, float]:

@@ -87,6 +87,10 @@ class LayerParts:
     q_norm: torch.Tensor | None = None  # (head_dim,)
     k_norm: torch.Tensor | None = None  # (head_dim,)
 
+    def modules(self) -> list[torch.nn.Module]:
+        """The projections of all groups."""
+        return [module for name in GROUPS for module in self.groups[name]]
+
 
 @dataclass
 class ModelSpec:

@@ -40,6 +40,10 @@ class Storage(Protocol):
         """The operands have changed."""
         ...
 
+    def follow(self) -> None:
+        """Weights may have been moved: those in the buffer that are trained are taken back."""
+        ...
+
     def bytes(self) -> dict[str, int]:
         """``buffer``: of this group alone; ``shared``: of a buffer used by others too; ``operands``: A and s * B where
         they are not part of the buffer; ``packed``: quantised weights, which are the model's own;
@@ -56,9 +60,10 @@ class Dense:
 
     A module keeps working: its weight is a strided view with the same values; its forward, ``state_dict``,
     ``torch.save``, copies, and PEFT's saving and merging work as before (merging changes the buffer too). A weight
-    stays as it is, and is held twice, where it has another dtype or is trained. Two things are different until
-    ``release``: transformers' ``save_pretrained`` of all weights refuses strided ones; moving or casting the model
-    gives the modules weights of their own, which the buffer does not follow.
+    stays as it is, and is held twice, where it has another dtype, or where it is trained beside adapters. Without LoRA
+    columns the views are contiguous, and trained weights may be written by any optimizer. Two things are different
+    until ``release``: transformers' ``save_pretrained`` of all weights refuses strided ones; moving or casting the
+    model gives the modules weights of their own, which the buffer does not follow (trained ones by ``follow``).
     """
 
     def __init__(self, bases: Sequence[Any], shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
@@ -67,6 +72,7 @@ class Dense:
         self.a_RK = self._buffer[n_rows:, :n_columns]
         self.b_NR = self._buffer[:n_rows, n_columns:]
         self._borrowed: list[Any] = []
+        self._trained: list[tuple[Any, torch.Tensor]] = []  # and their places
         self._twice = 0
         row = 0
         for base in bases:
@@ -75,9 +81,10 @@ class Dense:
                 raise ValueError(f"a weight of dtype {weight.dtype} is quantised; dense weights are floating point")
             view = self._buffer[row : row + weight.shape[0], :n_columns]
             view.copy_(weight.detach())
-            if weight.dtype == dtype and weight.device == device and not weight.requires_grad:
+            if weight.dtype == dtype and weight.device == device and not (weight.requires_grad and n_lora):
                 weight.data = view
                 self._borrowed.append(weight)
+                self._trained += [(weight, view)] if weight.requires_grad else []
             else:
                 self._twice += weight.numel() * weight.element_size()
             row += view.shape[0]
@@ -92,6 +99,10 @@ class Dense:
     def touched(self) -> None:
         pass
 
+    def follow(self) -> None:
+        for weight, view in self._trained:
+            lend(weight, view)
+
     def bytes(self) -> dict[str, int]:
         return _bytes(buffer=self._buffer) | {"twice": self._twice}
 
@@ -100,8 +111,24 @@ class Dense:
         for weight in self._borrowed:
             if start <= weight.data_ptr() < start + size:
                 weight.data = weight.data.clone(memory_format=torch.contiguous_format)
-        self._borrowed = []
+        self._borrowed, self._trained = [], []
         self._buffer = self.a_RK = self.b_NR = self._buffer.new_empty(0, 0)
+
+
+def lend(weight: torch.Tensor, view: torch.Tensor) -> None:
+    """Make a parameter a view, with its values of now; nothing where it is that view.
+
+    Raises:
+        ValueError: another dtype or device.
+    """
+    if weight.data_ptr() == view.data_ptr():
+        return
+    if weight.dtype != view.dtype or weight.device != view.device:
+        raise ValueError(
+            f"a trained weight is {weight.dtype} on {weight.device} now; needed: {view.dtype} on {view.device}"
+        )
+    view.copy_(weight.detach())
+    weight.data = view
 
 
 @dataclass
@@ -184,6 +211,9 @@ class Nf4:
 
     def touched(self) -> None:
         self._stale = True
+
+    def follow(self) -> None:
+        pass
 
     def bytes(self) -> dict[str, int]:
         name = "buffer" if self._resident else "shared"

@@ -11,6 +11,7 @@ from whet.engine.ahead import compile_ahead, compile_meanwhile
 from whet.engine.check import self_check
 from whet.engine.forward import Engine
 from whet.engine.kernels.available import triton_problem
+from whet.engine.lora import base_of
 from whet.engine.plan import Goal, policy_for
 from whet.engine.read import read_model
 from whet.engine.spec import Unsupported
@@ -20,11 +21,12 @@ from whet.models.scores import WriterView, is_scorer
 ASKED = "gradient_checkpointing_asked"  # on a model instance: what its user wrote for use_gradient_checkpointing
 
 
-def engine_for(model: Any, *, processes: int = 1) -> Engine | str:
+def engine_for(model: Any, *, processes: int = 1, full: str = "") -> Engine | str:
     """An engine that computes what the model computes, checked here; otherwise why the model's own forward runs.
 
     Args:
         processes: of the run; several need gradients to be summed, which only the model's own forward does yet.
+        full: why weights that are trained themselves are not for the engine (``whet.train.full.engine_problem``).
     """
     if processes > 1:
         return "several processes train together"
@@ -35,6 +37,8 @@ def engine_for(model: Any, *, processes: int = 1) -> Engine | str:
     spec = read_model(seen)
     if isinstance(spec, Unsupported):
         return spec.reason
+    if full and any(base_of(module).weight.requires_grad for _, parts in spec.layers for module in parts.modules()):
+        return full
     compile_ahead(spec)
     engine = Engine(spec)
     problem = self_check(engine.spec, engine.run_layer, seen)

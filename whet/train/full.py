@@ -18,6 +18,26 @@ from whet.train.optim import FUSED, NAMES
 ELEMENTWISE = {*NAMES, *NEED_BITSANDBYTES, *NEED_TORCHAO, "sgd", "adagrad", "rmsprop"}
 
 
+def engine_problem(model: torch.nn.Module, args: Any) -> str:
+    """Why the engine cannot train this model's weights themselves; "" if it can.
+
+    The engine makes its products in the dtype of the weights.
+
+    Args:
+        args: transformers' ``TrainingArguments``.
+    """
+    dtype = next(model.parameters()).dtype
+    products = torch.float16 if args.fp16 else torch.bfloat16 if args.bf16 else dtype
+    if dtype != products or args.fp16:
+        return f"weights of {dtype} are trained with products in {products}"
+    name = getattr(args.optim, "value", args.optim)
+    if dtype == torch.bfloat16 and name not in ELEMENTWISE:
+        return f"{name} works on whole matrices: weights become float32"
+    if args.fsdp or args.deepspeed:
+        return "FSDP or DeepSpeed holds the weights"
+    return ""
+
+
 def full_optimizer(
     model: torch.nn.Module, args: Any, decayed: Collection[str], processes: int = 1
 ) -> MasterOptimizer | None:

@@ -30,7 +30,7 @@ from whet.train.engine import engine_for, goal_of
 from whet.train.finite import FiniteLosses
 from whet.train.flat import FlatAdapters
 from whet.train.forward import Batch, Forward, Objective, Way
-from whet.train.full import full_optimizer
+from whet.train.full import engine_problem, full_optimizer
 from whet.train.full_plan import moment_bytes
 from whet.train.joined import joined
 from whet.train.masters import MasterOptimizer
@@ -131,7 +131,8 @@ class WhetTrainer(Trainer):
         return self._known[1]
 
     def _engine(self) -> Engine | None:
-        found = engine_for(self._own, processes=self.accelerator.num_processes)
+        own = self._own
+        found = engine_for(own, processes=self.accelerator.num_processes, full=engine_problem(own, self.args))
         if isinstance(found, Engine):
             self.forward = "engine"
             return found
