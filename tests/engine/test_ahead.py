@@ -73,6 +73,20 @@ def test_a_trained_heads_kernels_are_compiled_ahead(family: str, vocab: int) -> 
     assert ahead - launched == set(), "compiled for nothing"
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_and_where_the_weights_themselves_are_trained(family: str) -> None:
+    spec = read_model(plain_model(family, torch.bfloat16).requires_grad_(True))
+    assert isinstance(spec, ModelSpec), spec
+    ahead = {variant(launched) for launched in launches_of(kinds_of(spec))}
+    with noted() as launches:
+        for policy in ("none", "mlp", "full"):
+            step(spec, policy)
+    launched = {variant(one) for one in launches}
+    assert any(name == "_backward_trained" for _, name, *_ in launched)
+    assert launched - ahead == set(), "compiled only when the step comes"
+    assert ahead - launched == set(), "compiled for nothing"
+
+
 @pytest.mark.parametrize("nf4", [False, True], ids=["dense", "nf4"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_config_says_as_much_as_a_loaded_model(family: str, nf4: bool) -> None:

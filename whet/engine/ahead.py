@@ -26,7 +26,7 @@ from whet.engine.kernels.norm import rms_norm, rms_norm_backward
 from whet.engine.kernels.scatter import BLOCK
 from whet.engine.layer import Batch, layer_backward, layer_forward
 from whet.engine.lora import base_of, lora_of
-from whet.engine.parts import Layer
+from whet.engine.parts import Layer, with_columns
 from whet.engine.quantised import read_nf4
 from whet.engine.shape import Shape, shape_of_config
 from whet.engine.spec import GROUPS, Activation, LayerParts, LayerSpec, ModelSpec
@@ -51,6 +51,7 @@ class Kinds:
         adapters: dtypes of the adapters' matrices.
         vocab: rows of the head where it is a plain linear layer, so that kernels compute the loss; None: it is not.
         head_trained: the backward has a kernel of its own then.
+        norms_trained: so are the norms, and the weights with them.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -61,6 +62,7 @@ class Kinds:
     vocab: int | None
     softcap: float | None = None
     head_trained: bool = False
+    norms_trained: bool = False
 
 
 def kinds_of(spec: ModelSpec) -> Kinds:
@@ -79,6 +81,7 @@ def kinds_of(spec: ModelSpec) -> Kinds:
         spec.vocab if plain else None,
         spec.logit_softcap,
         plain and any(parameter.requires_grad for parameter in head.parameters()),
+        spec.final_norm.requires_grad,
     )
 
 
@@ -160,7 +163,8 @@ def _compile(kinds: Kinds, device: torch.device) -> None:
 
 
 def _step(spec: LayerSpec, kinds: Kinds, rows_N: torch.Tensor | None) -> None:
-    """Forward and backward of a layer without adapters: their columns change strides by multiples of ``PAD``."""
+    """Forward and backward of a layer without adapters: their columns change strides by multiples of ``PAD``. What is
+    copied to make room for them comes apart."""
     layer = _meta_layer(spec, kinds)
     tables_TC = _empty((TOKENS, spec.rotary_dim // 2), kinds.dtype)
     lengths = (TOKENS,)
@@ -168,12 +172,15 @@ def _step(spec: LayerSpec, kinds: Kinds, rows_N: torch.Tensor | None) -> None:
     batch = Batch(documents, {spec.rope: (tables_TC, tables_TC)})
     x_TD = _empty((TOKENS, spec.hidden), kinds.dtype)
     y_ND, kept = layer_forward(x_TD, layer, batch, rows_N)
+    if kinds.adapters:
+        for rows_NK in (kept["o"].flatten(1), x_TD) if not spec.post_norms else (kept["o"].flatten(1),):
+            with_columns(rows_NK, PAD["cuda"])
     layer_backward(torch.empty_like(y_ND), kept, layer, batch, rows_N)
 
 
 def _meta_layer(spec: LayerSpec, kinds: Kinds) -> Layer:
     def norm(width: int, there: bool = True) -> Any:
-        return _empty((width,), kinds.norms) if there else None
+        return _empty((width,), kinds.norms).requires_grad_(kinds.norms_trained) if there else None
 
     groups = {name: [_Linear(*spec.sizes(name), kinds.dtype)] for name in GROUPS}
     parts = LayerParts(
@@ -249,7 +256,8 @@ def _ends(kinds: Kinds) -> None:
     first = kinds.layers[0]
     x_ND, weight_D = _empty((TOKENS, first.hidden), kinds.dtype), _empty((first.hidden,), kinds.norms)
     y_ND, rstd_N = rms_norm(x_ND, weight_D, first.eps, first.norm_offset)
-    rms_norm_backward(torch.empty_like(y_ND), x_ND, weight_D, rstd_N, first.norm_offset)
+    dweight_D = torch.zeros_like(weight_D, dtype=torch.float32) if kinds.norms_trained else None
+    rms_norm_backward(torch.empty_like(y_ND), x_ND, weight_D, rstd_N, first.norm_offset, dweight=dweight_D)
     if kinds.vocab is not None:
         _loss(kinds, kinds.vocab)
 
