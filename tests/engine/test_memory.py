@@ -43,8 +43,8 @@ LLAMA_8B = {
     "tie_word_embeddings": False,
 }
 KERNELS = {  # each counts as one kernel: by module and name
-    layer_module: ("rms_norm", "rms_norm_backward", "rope_", "copy_rows", "attention", "attention_backward"),
-    mlp_module: ("rms_norm_backward", "glu", "glu_backward_"),
+    layer_module: ("rms_norm", "rope_", "copy_rows", "attention", "attention_backward"),
+    mlp_module: ("glu", "glu_backward_"),
     parts_module: ("rms_norm", "rms_norm_backward", "copy_rows"),
     Group: ("wgrad",),
 }
