@@ -1,7 +1,8 @@
 """The engine: a second forward over a model's own parameters.
 
 The model stays what it is, and its own forward keeps working; the engine holds references to its weights, computes the
-loss of a packed batch with one autograd function for each layer, and leaves the gradients at PEFT's own parameters.
+loss of a packed batch with one autograd function for each layer, and leaves the gradients at PEFT's own parameters, or
+at the model's where those are trained themselves.
 
 B rows of S tokens, T = B S, D hidden size, V vocabulary, N positions that predict a label.
 """
@@ -18,6 +19,7 @@ import torch.nn.functional as F
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from whet.engine.attention import documents_of
+from whet.engine.kernels.dispatch import wide
 from whet.engine.kernels.norm import rms_norm, rms_norm_backward
 from whet.engine.layer import Batch, LayerFunction, Policy, layer_forward
 from whet.engine.lora import base_of
@@ -54,15 +56,18 @@ class Engine:
         self.policies: list[Policy] = [policies] * len(self.layers) if isinstance(policies, str) else list(policies)
         self.tile: int | None = None
         self.chunk_rows = CHUNK_ROWS
-        self._refresh = Refresh([group for layer in self.layers for group in layer.groups])
+        groups = [group for layer in self.layers for group in layer.groups]
+        self._refresh = Refresh([group for group in groups if not group.trained])
+        self._trained = [group for group in groups if group.trained]
         self._parameters = [parameter for layer in self.layers for parameter in layer.parameters]
         self._seen = self._versions()
         self._off = False
+        self._last: tuple[Any, Batch | None] = (None, None)
         self._follow_optimizers()
 
     @classmethod
     def attach(cls, model: Any, policies: Policy | Sequence[Policy] = "none") -> Engine | Unsupported:
-        """An engine for a loaded model, plain or with PEFT's adapters; or why there is none."""
+        """An engine for a loaded model, with PEFT's adapters or without them; or why there is none."""
         spec = read_model(model)
         return spec if isinstance(spec, Unsupported) else cls(spec, policies)
 
@@ -142,8 +147,7 @@ class Engine:
         self.refresh()
         spec = self.spec
         x_TD = spec.embed(input_ids_BS).flatten(0, 1)
-        documents = documents_of(position_ids_BS, lengths, shared)
-        batch = Batch(documents, spec.rotary(position_ids_BS, x_TD.dtype), self.tile)
+        batch = self._batch(position_ids_BS, x_TD.dtype, lengths, shared)
         grad = torch.is_grad_enabled()
         for number, (layer, policy) in enumerate(zip(self.layers, self.policies, strict=True)):
             last = number == len(self.layers) - 1
@@ -151,6 +155,18 @@ class Engine:
                 x_TD, layer, batch, policy if grad or self._off else "full", rows_N if last else None, *layer.parameters
             )
         return FinalNorm.apply(x_TD, spec.final_norm, spec.final_norm_eps, spec.final_norm_offset)
+
+    def _batch(
+        self, position_ids_BS: torch.Tensor, dtype: torch.dtype, lengths: Sequence[int] | None, shared: Sequence[int]
+    ) -> Batch:
+        """What layers share. The last one is kept: the reference and the policy see the same documents."""
+        key = None if lengths is None else (tuple(lengths), tuple(shared), position_ids_BS.device, dtype, self.tile)
+        if key is None or key != self._last[0]:
+            self._last = None, None  # before the next one is made
+            documents = documents_of(position_ids_BS, lengths, shared)
+            self._last = key, Batch(documents, self.spec.rotary(position_ids_BS, dtype), self.tile)
+        assert self._last[1] is not None
+        return self._last[1]
 
     def run_layer(self, number: int, x_TD: torch.Tensor, position_ids_1T: torch.Tensor) -> torch.Tensor:
         """The output of one layer, without gradients (for ``check.py``)."""
@@ -175,11 +191,18 @@ class Engine:
         self._unfollow = weakref.finalize(self, register_optimizer_step_post_hook(stepped).remove)
 
     def refresh(self) -> None:
-        """Take over adapter weights that an optimizer, or a loaded checkpoint, has changed."""
+        """Take over adapter weights that an optimizer, or a loaded checkpoint, has changed, and trained weights that
+        something has moved.
+
+        Raises:
+            ValueError: trained weights are of another dtype or on another device now.
+        """
         versions = self._versions()
         if versions != self._seen:
+            for group in self._trained:
+                group.follow()
             self._refresh.run()
-            self._seen = versions
+            self._seen = self._versions()
 
     def set_resident(self, resident: Sequence[bool]) -> None:
         """Which layers hold their quantised weights in 16 bits beside the model's own, where memory is plenty: they are
@@ -198,6 +221,7 @@ class Engine:
     def release(self) -> None:
         """Give the model weights of its own again; the engine is of no more use."""
         self._unfollow()
+        self._last = None, None
         self._refresh.release()  # or every buffer would live until the last weight has been copied out of its own
         for layer in self.layers:
             for group in layer.groups:
@@ -237,7 +261,7 @@ def _group(parts: LayerParts, name: str, dtype: torch.dtype, shared: dict[Any, A
 
 
 class FinalNorm(torch.autograd.Function):
-    """RMSNorm with a frozen weight."""
+    """RMSNorm with a frozen or trained weight."""
 
     @staticmethod
     def forward(ctx: Any, x_ND: torch.Tensor, weight_D: torch.Tensor, eps: float, offset: int) -> torch.Tensor:
@@ -247,6 +271,8 @@ class FinalNorm(torch.autograd.Function):
         return y_ND
 
     @staticmethod
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None, None, None]:
         x_ND, weight_D, rstd_N = ctx.saved_tensors
-        return rms_norm_backward(grads[0], x_ND, weight_D, rstd_N, ctx.offset), None, None, None
+        dweight_D = torch.zeros_like(weight_D, dtype=wide(weight_D.dtype)) if ctx.needs_input_grad[1] else None
+        dx_ND = rms_norm_backward(grads[0], x_ND, weight_D, rstd_N, ctx.offset, dweight=dweight_D)
+        return dx_ND, dweight_D, None, None
