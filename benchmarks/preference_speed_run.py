@@ -8,8 +8,8 @@ a row's tokens half are the prompt and a quarter each answer: TRL, which runs th
 times as many. The tokens are random, the same for every trainer, and all rows are equally long: nothing is padded.
 
 The time of a step is taken between the ends of optimizer steps, with the GPU idle. In full fine-tuning whet computes
-the reference ahead, once for each pair; its time for a step's pairs is added to the step, as TRL computes it in the
-step.
+the reference ahead, once for each pair; its time for a step's pairs, after a batch to warm up, is added to the step, as
+TRL computes it in the step.
 
 Variants: of whet a goal of its memory plan (fastest, smallest, full, ...); of TRL ``plain``, ``liger`` (its
 ``use_liger_kernel``) and ``keep`` (with Liger, without gradient checkpointing).
@@ -141,9 +141,12 @@ def whet_trainer(setting: Setting, options: argparse.Namespace, watch: Stopwatch
 
         seconds = 0.0
 
-        def prepare(self, *arguments: Any) -> None:
+        def prepare(self, forward: Any, dataset: Any, load: Any, way: Any) -> None:
+            if not forward.has_adapters:  # a first pass compiles and chooses kernels, as warm-up steps do
+                with torch.no_grad():
+                    forward.logprobs(load([dataset[item] for item in way.groups[0]]))
             began = now()
-            super().prepare(*arguments)
+            super().prepare(forward, dataset, load, way)
             self.seconds += now() - began
 
     model = model_of(options)
