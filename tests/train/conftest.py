@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from small_runs import STEPS, question
 
 from whet import api
+
+
+@pytest.fixture
+def apart() -> Iterator[None]:
+    """A deterministic run: micro-batches go through one by one, whatever memory there is."""
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,12 @@ def question(a: int, b: int) -> dict[str, str]:
     return {"prompt": f"Question: {words}?\nAnswer:\n", "completion": " ".join([str(a + b), *[NUMBERS[b]] * (a % 4)])}
 
 
+def without_engine(model: Any) -> Any:
+    """A Llama whose own forward trains its weights: the engine wants all of a group's projections trained, or none."""
+    model.model.layers[0].self_attn.q_proj.weight.requires_grad_(False)
+    return model
+
+
 def start(*arguments: object) -> subprocess.Popen[str]:
     """``whet ...`` in a process of its own, with one thread, so that equal runs give equal bits."""
     return subprocess.Popen(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_runs import without_engine
 from tests_pairs import pair
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
@@ -36,20 +37,24 @@ def judged(tokenizer: Any) -> AnswerRows:
 
 @pytest.fixture
 def make_model(tiny_llama_dir: Path) -> Callable[..., Any]:
-    """``make_model("lora")`` has adapters that do something; ``"fresh"`` ones that do nothing yet; ``"full"`` none."""
+    """``make_model("lora")`` has adapters that do something; ``"fresh"`` ones that do nothing yet; ``"full"`` none.
 
-    def make(kind: str, dtype: torch.dtype = torch.float32, **options: Any) -> Any:
+    With ``"lora own"``, ``"fresh own"`` and ``"full own"`` the model's own forward runs, not the engine.
+    """
+
+    def make(kind: str, dtype: torch.dtype = torch.float32) -> Any:
         base = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=dtype)
+        kind, _, own = kind.partition(" ")
         if kind == "full":
-            return base
-        return add_lora(base, rank=4, init_lora_weights=kind == "fresh", **options)
+            return without_engine(base) if own else base
+        return add_lora(base, rank=4, init_lora_weights=kind == "fresh", dropout=1e-9 if own else 0.0)
 
     return make
 
 
 @pytest.fixture
 def make_trainer(tmp_path: Path) -> Callable[..., WhetTrainer]:
-    """``make_trainer(model, rows, method, micro=1, accumulate=1, flat=False)``"""
+    """``make_trainer(model, rows, method, micro=1, accumulate=1, flat=None)``; rows are flat as in a run by default."""
 
     def make(
         model: Any,
@@ -57,7 +62,7 @@ def make_trainer(tmp_path: Path) -> Callable[..., WhetTrainer]:
         method: Any,
         micro: int = 1,
         accumulate: int = 1,
-        flat: bool = False,
+        flat: bool | None = None,
         **changes: Any,
     ) -> WhetTrainer:
         keys = {"max_steps": 1, "max_grad_norm": 0, "learning_rate": 1e-3, "save_strategy": "no", "logging_steps": 1}
@@ -72,14 +77,17 @@ def make_trainer(tmp_path: Path) -> Callable[..., WhetTrainer]:
             lr_scheduler_type="constant",
             **{**keys, **changes},
         )
-        return WhetTrainer(
+        collate = CollateAnswers(3)
+        trainer = WhetTrainer(
             model=model,
             args=arguments,
             train_dataset=AnswerDataset(rows),
             eval_dataset=AnswerDataset(rows),
-            collate=CollateAnswers(3, flat=flat),
+            collate=collate,
             tokenizer=None,
             objective=PreferenceObjective(method),
         )
+        collate.flat = trainer.engine is not None if flat is None else flat
+        return trainer
 
     return make

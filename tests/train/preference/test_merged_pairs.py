@@ -16,6 +16,8 @@ from whet.data.answer_rows import AnswerRows
 from whet.engine.rates import H200
 from whet.errors import TrainingError
 from whet.train import memory_plan
+from whet.train import trainer as trainer_module
+from whet.train.batches import Batches, count_merged
 from whet.train.joined import joined
 from whet.train.preference.dpo import Dpo
 from whet.train.preference.kto import Kto
@@ -138,20 +140,28 @@ def test_the_first_merged_step_has_no_margin_and_a_resumed_run_keeps_its_referen
 
 @pytest.mark.parametrize("fails", [(), (1,), (2,)])
 @pytest.mark.parametrize("method", [Dpo(0.1), Kto(0.3)])
+@pytest.mark.parametrize("kind", ["full", "full own"])
 def test_full_fine_tuning_is_the_same(
+    kind: str,
     method: Any,
     fails: tuple[int, ...],
     make_model: Callable[..., Any],
     make_trainer: Callable[..., Any],
     pairs: AnswerRows,
     judged: AnswerRows,
+    merge: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """By the model's own forward, which is told the documents; memory may end in a merged backward."""
+    """By the engine, and by the model's own forward, which is told the documents; memory may end in a merged
+    backward."""
     rows, found, steps = judged if isinstance(method, Kto) else pairs, [], []
+    merge()
     for number in (1, 2):
-        monkeypatch.setattr(WhetTrainer, "_merge_own", _merging(number))
-        model = make_model("full", torch.bfloat16 if fails else torch.float32)
+        if kind == "full":
+            monkeypatch.setattr(trainer_module, "count_merged", _at_most(number))
+        else:
+            monkeypatch.setattr(WhetTrainer, "_merge_own", _merging(number))
+        model = make_model(kind, torch.bfloat16 if fails else torch.float32)
         trainer = make_trainer(model, rows, method, accumulate=4, max_steps=2, optim="adamw_torch", learning_rate=1e-4)
         calls = []
 
@@ -166,7 +176,8 @@ def test_full_fine_tuning_is_the_same(
         trainer.add_callback(sums)
         trainer.train()
         steps.append(sums.gradients)
-        assert trainer.engine is None and trainer.memory.at_once == (1 if fails else number)
+        assert (trainer.forward == "engine") == (kind == "full")
+        assert trainer.memory.at_once == (1 if fails else number)
         found.append(([line for line in trainer.state.log_history if "loss" in line], len(calls)))
     (one, apart), (two, merged) = found
     assert apart == 8 and merged == (4 if not fails else 1 + 8 if fails == (1,) else 2 + 2 + 4)
@@ -179,6 +190,16 @@ def test_full_fine_tuning_is_the_same(
             assert line[name] == pytest.approx(plain[name], **bars), name
 
 
+def _at_most(number: int) -> Callable[..., dict[int, Batches]]:
+    """So many micro-batches at once, or one."""
+
+    def count(dataset: Any, micro: int, accumulation: int, seed: int, most: int) -> dict[int, Batches]:
+        found = count_merged(dataset, micro, accumulation, seed, most)
+        return {times: batches for times, batches in found.items() if times in (1, number)}
+
+    return count
+
+
 def _merging(number: int) -> Callable[[WhetTrainer], None]:
     def merge(trainer: WhetTrainer) -> None:
         assert trainer.memory is not None and number in trainer.memory._batches
@@ -188,7 +209,9 @@ def _merging(number: int) -> Callable[[WhetTrainer], None]:
 
 
 @pytest.mark.parametrize("method", [Dpo(0.1), Kto(0.3)])
+@pytest.mark.parametrize("kind", ["full", "full own"])
 def test_memory_is_tried_before_there_is_a_reference(
+    kind: str,
     method: Any,
     make_model: Callable[..., Any],
     make_trainer: Callable[..., Any],
@@ -207,6 +230,7 @@ def test_memory_is_tried_before_there_is_a_reference(
 
     rows = judged if isinstance(method, Kto) else pairs
     monkeypatch.setattr(WhetTrainer, "_merge_own", probed)
-    trainer = make_trainer(make_model("full"), rows, method, accumulate=4)
+    trainer = make_trainer(make_model(kind), rows, method, accumulate=4)
     trainer.train()
+    assert (trainer.forward == "engine") == (kind == "full")
     assert seen == [True] and trainer.state.global_step == 1 and trainer.train_dataset.reference is not None

@@ -49,13 +49,11 @@ class FourBit(torch.nn.Linear):
 
 @pytest.fixture
 def model_of(make_model: Callable[..., Any], tiny_llama_dir: Path) -> Callable[[str], Any]:
-    """``model_of("fresh bfloat16")``, ``"full float32"``, ``"own float32"`` (no engine) or ``"nf4"``."""
+    """``model_of("fresh bfloat16")``, ``"full float32"``, ``"fresh own float32"``, ``"full own float32"`` or ``"nf4"``."""
 
     def make(name: str) -> Any:
-        kind, _, dtype = name.partition(" ")
-        if kind == "own":
-            return make_model("fresh", getattr(torch, dtype), dropout=1e-9)
-        if kind != "nf4":
+        kind, _, dtype = name.rpartition(" ")
+        if name != "nf4":
             return make_model(kind, getattr(torch, dtype))
         base = AutoModelForCausalLM.from_pretrained(tiny_llama_dir, dtype=torch.bfloat16)
         for layer in base.model.layers:
@@ -73,11 +71,13 @@ def first_step(trainer: Any) -> dict[str, float]:
     return next(line for line in trainer.state.log_history if "loss" in line)
 
 
-MODELS = ["fresh float32", "fresh bfloat16", "own float32", "own bfloat16", "full float32", "full bfloat16", "nf4"]
+KINDS = ["fresh", "fresh own", "full", "full own"]
+MODELS = [*(f"{kind} {dtype}" for kind in KINDS for dtype in ("float32", "bfloat16")), "nf4"]
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("reference", ["online", "computed", "cached"])
+@pytest.mark.usefixtures("apart")
 def test_step_0_has_no_margin(
     name: str,
     reference: str,
@@ -88,8 +88,8 @@ def test_step_0_has_no_margin(
 ) -> None:
     """In micro-batches of three: the cached reference was computed in the same ones."""
     for _ in range(2 if reference == "cached" else 1):
-        trainer = make_trainer(model_of(name), pairs, Dpo(0.1), micro=3, accumulate=3, flat=name[:3] in ("fre", "nf4"))
-        assert (trainer.engine is not None) == (name[:3] in ("fre", "nf4"))
+        trainer = make_trainer(model_of(name), pairs, Dpo(0.1), micro=3, accumulate=3)
+        assert (trainer.engine is None) == ("own" in name)
         trainer.objective.kept = Kept(tmp_path / "reference", ahead=reference != "online")
         line = first_step(trainer)
         assert line["loss"] == pytest.approx(LN2, abs=1e-6)
@@ -97,7 +97,14 @@ def test_step_0_has_no_margin(
     assert (tmp_path / "reference").exists() == (reference != "online" or name.startswith("full"))
 
 
-@pytest.mark.parametrize(("name", "bar"), [("full float32", 1e-5), ("fresh float32", 1e-5), ("full bfloat16", 0.05)])
+@pytest.mark.parametrize(
+    ("name", "bar"),
+    [
+        ("fresh float32", 1e-5),
+        *((f"{k} {d}", b) for k in KINDS[2:] for d, b in (("float32", 1e-5), ("bfloat16", 0.05))),
+    ],
+)
+@pytest.mark.usefixtures("apart")
 def test_another_packing(
     name: str, bar: float, model_of: Callable[[str], Any], make_trainer: Callable[..., Any], pairs: AnswerRows
 ) -> None:
@@ -111,7 +118,10 @@ def test_another_packing(
     assert abs(line["loss"] - LN2) <= bar and abs(line["rewards/margins"]) <= bar
 
 
+@pytest.mark.parametrize("name", ["full float32", "full own float32"])
+@pytest.mark.usefixtures("apart")
 def test_an_interrupted_pass_goes_on(
+    name: str,
     model_of: Callable[[str], Any],
     make_trainer: Callable[..., Any],
     pairs: AnswerRows,
@@ -119,9 +129,9 @@ def test_an_interrupted_pass_goes_on(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    whole = make_trainer(model_of("full float32"), pairs, Dpo(0.1), accumulate=8)
+    whole = make_trainer(model_of(name), pairs, Dpo(0.1), accumulate=8)
     first_step(whole)
-    trainer = make_trainer(model_of("full float32"), pairs, Dpo(0.1), accumulate=8)
+    trainer = make_trainer(model_of(name), pairs, Dpo(0.1), accumulate=8)
     trainer.objective.kept = Kept(tmp_path / "reference")
     load, seen = trainer._load, []
 
@@ -136,7 +146,7 @@ def test_an_interrupted_pass_goes_on(
     values = tmp_path / "reference" / "train" / "values.bin"
     values.write_bytes(values.read_bytes()[:-2])  # and the machine lost power while it wrote
     console.forget_notices()
-    again = make_trainer(model_of("full float32"), pairs, Dpo(0.1), accumulate=8)
+    again = make_trainer(model_of(name), pairs, Dpo(0.1), accumulate=8)
     again.objective.kept = Kept(tmp_path / "reference")
     assert first_step(again)["rewards/margins"] == 0
     assert "goes on: 2 of 8 batches" in capsys.readouterr().err
@@ -198,10 +208,11 @@ def test_the_hash_is_of_the_base_alone(make_model: Callable[..., Any]) -> None:
     assert fresh == trained and len(plain) == 64
 
 
+@pytest.mark.parametrize("name", ["full float32", "full own float32"])
 def test_validation_has_its_reference_before_training(
-    model_of: Callable[[str], Any], make_trainer: Callable[..., Any], pairs: AnswerRows
+    name: str, model_of: Callable[[str], Any], make_trainer: Callable[..., Any], pairs: AnswerRows
 ) -> None:
     """Full fine-tuning: after the run nobody could compute it any more."""
-    trainer = make_trainer(model_of("full float32"), pairs, Dpo(0.5), micro=8, max_steps=3, learning_rate=1e-3)
+    trainer = make_trainer(model_of(name), pairs, Dpo(0.5), micro=8, max_steps=3, learning_rate=1e-3)
     trainer.train()
     assert trainer.evaluate()["eval_rewards/margins"] > 0

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import metrics_of
+from small_runs import metrics_of, without_engine
 from tests_pairs import pair
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainingArguments
 
@@ -44,9 +44,10 @@ def test_loss_is_the_formula() -> None:
 def scorer(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(5)
     model, _ = load_model(str(folder), dtype=dtype, scores=True)
-    if kind != "full":
-        model = add_lora(model, rank=4, init_lora_weights=False, dropout=1e-9 if kind == "own" else 0.0, task=TASK)
-    return model
+    kind, _, own = kind.partition(" ")
+    if kind == "full":
+        return without_engine(model) if own else model
+    return add_lora(model, rank=4, init_lora_weights=False, dropout=1e-9 if own else 0.0, task=TASK)
 
 
 def trainer_of(model: Any, rows: AnswerRows, folder: Path, micro: int, flat: bool) -> WhetTrainer:
@@ -70,7 +71,11 @@ def plain_loss(model: Any, rows: AnswerRows) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("kind", "micro", "flat"), [("engine", 8, True), ("engine", 3, True), ("own", 3, False), ("full", 3, False)]
+    ("kind", "micro", "flat"),
+    [
+        *((kind, micro, True) for kind in ("lora", "full") for micro in (8, 3)),
+        *((kind, 3, False) for kind in ("lora own", "full own")),
+    ],
 )
 def test_a_step_is_transformers_scores(
     kind: str, micro: int, flat: bool, tiny_llama_dir: Path, pairs: AnswerRows, tmp_path: Path
@@ -81,7 +86,7 @@ def test_a_step_is_transformers_scores(
     expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     trainer = trainer_of(model, pairs, tmp_path, micro, flat)
-    assert (trainer.engine is not None) == (kind == "engine")
+    assert (trainer.engine is None) == kind.endswith("own")
     found: dict[str, torch.Tensor] = {}
     step = trainer.create_optimizer().register_step_pre_hook  # gradients of the whole step
     step(lambda *_: found.update({n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
@@ -162,7 +167,7 @@ def _loaded(run: Path, adapter: str | None) -> tuple[Any, Any]:
 
 
 def test_bfloat16_keeps_a_float32_head(tiny_llama_dir: Path, pairs: AnswerRows, tmp_path: Path) -> None:
-    model = scorer(tiny_llama_dir, "engine", torch.bfloat16)
+    model = scorer(tiny_llama_dir, "lora", torch.bfloat16)
     trainer = trainer_of(model, pairs, tmp_path, 8, True)
     trainer.train()
     head = model.base_model.model.score.modules_to_save["default"].weight

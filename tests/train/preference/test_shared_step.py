@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_step import OWN, difference, plain_step, step_of
+from test_step import KINDS, difference, plain_step, step_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from whet import console
@@ -58,24 +58,24 @@ def test_the_plan_counts_shared_tokens_once(pairs: AnswerRows) -> None:
     assert shared.largest.seen >= shared.largest.tokens + max(dataset.shared.tokens)
 
 
-@pytest.mark.parametrize("kind", ["engine", "own", "full"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_both_ways_are_the_plain_computation(
     make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows, kind: str
 ) -> None:
     """The engine computes in float64 throughout. transformers' norms run in float32 also in a float64 model, so that it
     is the one that errs (1.5e-6 here); the model's own forward errs as it does."""
-    options = OWN if kind == "own" else {}
-    model = make_model("full") if kind == "full" else make_model("lora", **options)
-    model, base = model.double(), make_model("full").double()
+    engine = not kind.endswith("own")
+    model, base = make_model(kind).double(), make_model("full").double()
     expected, loss = plain_step(model, base, pairs, Dpo(0.3))
-    exact, _ = plain_step(model, base, pairs, Dpo(0.3), exact_logprobs) if kind == "engine" else (expected, loss)
+    exact, _ = plain_step(model, base, pairs, Dpo(0.3), exact_logprobs) if engine else (expected, loss)
     trainer = make_trainer(model, pairs, Dpo(0.3), micro=3, accumulate=3, flat=True, learning_rate=0.0)
+    assert (trainer.engine is not None) == engine
     seen: list[int] = []
     found, line = step_of(watched(trainer, seen))
     spared = int(AnswerDataset(pairs).shared.tokens.sum())
     assert sum(seen[-3:]) == pairs.prepared.stats.tokens - spared  # before come those of the reference
     assert line["loss"] == pytest.approx(loss, rel=1e-6)
-    if kind == "engine":
+    if engine:
         assert difference(found, exact) < 1e-10
         assert difference(found, expected) <= difference(expected, exact) + 1e-10
     else:
@@ -179,7 +179,7 @@ def test_a_model_that_cannot_says_why(
     make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows, capsys: Any
 ) -> None:
     console.forget_notices()
-    model = make_model("full")
+    model = make_model("full own")
     model.config.attention_dropout = 0.1
     trainer = make_trainer(model, pairs, Dpo(0.1), accumulate=8)
     seen: list[int] = []

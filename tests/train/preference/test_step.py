@@ -22,7 +22,7 @@ from whet.train.preference.simpo import Simpo
 
 METHODS = [Dpo(0.3), Dpo(0.3, "ipo"), Orpo(0.4), Simpo()]
 Logprobs = Callable[[Any, AnswerRows], tuple[torch.Tensor, torch.Tensor]]  # of each answer: their sum, their number
-OWN = {"dropout": 1e-9}  # the engine has no dropout: the model's own forward runs
+KINDS = ["lora", "lora own", "full", "full own"]
 
 
 class Capture(TrainerCallback):
@@ -70,43 +70,44 @@ def plain_step(
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda m: type(m).__name__ + getattr(m, "loss", ""))
-@pytest.mark.parametrize("kind", ["engine", "own", "full"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_step_is_the_plain_computation(
     make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows, method: Any, kind: str
 ) -> None:
-    model = make_model("full") if kind == "full" else make_model("lora", **(OWN if kind == "own" else {}))
+    model = make_model(kind)
     expected, loss = plain_step(model, make_model("full"), pairs, method)
-    trainer = make_trainer(model, pairs, method, micro=3, accumulate=3, flat=kind == "engine")
-    assert (trainer.engine is not None) == (kind == "engine")
+    trainer = make_trainer(model, pairs, method, micro=3, accumulate=3)
+    assert (trainer.engine is None) == kind.endswith("own")
     found, line = step_of(trainer)
     assert line["loss"] == pytest.approx(loss, rel=1e-5)
     assert difference(found, expected) < 2e-4
 
 
-@pytest.mark.parametrize("kind", ["engine", "own", "full"])
+@pytest.mark.parametrize("kind", ["fresh", "fresh own", "full", "full own"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_step_0_has_no_margin(
     make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows, kind: str, dtype: torch.dtype
 ) -> None:
-    model = (
-        make_model("full", dtype) if kind == "full" else make_model("fresh", dtype, **(OWN if kind == "own" else {}))
-    )
-    trainer = make_trainer(model, pairs, Dpo(0.1), accumulate=8)
+    trainer = make_trainer(make_model(kind, dtype), pairs, Dpo(0.1), accumulate=8)
+    assert (trainer.engine is None) == kind.endswith("own")
     _, line = step_of(trainer)
     assert line["loss"] == pytest.approx(math.log(2), abs=1e-6)
     assert line["rewards/margins"] == 0 and line["rewards/chosen"] == 0 and line["kl"] == 0
 
 
-def test_the_cached_reference_in_another_packing(
-    make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows
+@pytest.mark.parametrize("kind", ["full", "full own"])
+def test_the_reference_of_full_fine_tuning(
+    make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows, kind: str
 ) -> None:
-    trainer = make_trainer(make_model("full"), pairs, Dpo(0.1), micro=8)
+    """Of all pairs at once, computed before the first step."""
+    trainer = make_trainer(make_model(kind), pairs, Dpo(0.1), micro=8)
     _, line = step_of(trainer)
     assert line["loss"] == pytest.approx(math.log(2), abs=1e-5) and abs(line["rewards/margins"]) < 1e-5
 
 
 @pytest.mark.parametrize("method", [*METHODS, Kto(0.3)], ids=lambda m: type(m).__name__ + getattr(m, "loss", ""))
-@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("kind", ["lora", "full", "full own"])
+@pytest.mark.usefixtures("apart")
 def test_batches_do_not_change_a_step(
     make_model: Callable[..., Any],
     make_trainer: Callable[..., Any],
