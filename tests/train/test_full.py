@@ -63,13 +63,13 @@ class Masters(TrainerCallback):
 
 
 def masters_after(trainer: WhetTrainer, resume: str | None = None) -> list[torch.Tensor]:
-    """Train; the masters in the order of the model's parameters."""
+    """Train; the masters of what is trained, in the order of the model's parameters."""
     capture = Masters()
     trainer.add_callback(capture)
     trainer.train(resume_from_checkpoint=resume)
     assert trainer.masters is not None
     order = {parameter: number for number, parameter in enumerate(trainer.masters.pieces)}
-    return [capture.found[order[parameter]] for parameter in trainer.model.parameters()]
+    return [capture.found[order[parameter]] for parameter in trainer.model.parameters() if parameter in order]
 
 
 def projected(update: list[torch.Tensor], target: list[torch.Tensor]) -> float:

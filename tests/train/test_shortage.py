@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_full import Masters, masters_after, tiny
+from small_runs import without_engine
+from test_full import Masters, cosine, masters_after, tiny
 from test_full import prepared as prepared  # a fixture
 from test_trainer import trainer_of
+from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 from whet import console
 from whet.data.loader import Prepared
@@ -29,8 +32,13 @@ def _new_notices() -> None:
     console.forget_notices()
 
 
+def own(folder: Path) -> Any:
+    """The tiny Llama, trained by its own forward."""
+    return without_engine(tiny(folder))
+
+
 class Fails:
-    """A hook of a weight of the last layer: memory ends in the backward, after gradients above it were added."""
+    """A hook of a weight of the first layer: memory ends in the backward, after gradients above it were added."""
 
     def __init__(self, *calls: int) -> None:
         self.calls, self.number = calls, 0
@@ -42,16 +50,70 @@ class Fails:
         return gradient
 
 
-def full_run(folder: Path, tiny_dir: Path, prepared: Prepared, accumulate: int, *calls: int) -> WhetTrainer:
+def full_run(model: Any, folder: Path, prepared: Prepared, accumulate: int, *calls: int, **more: Any) -> WhetTrainer:
     options: dict[str, Any] = {"max_steps": 3, "learning_rate": 1e-4, "max_grad_norm": 1.0, "accumulate": accumulate}
-    trainer = trainer_of(tiny(tiny_dir), prepared, folder, use_cpu=True, **options)  # no memory to try
+    trainer = trainer_of(model, prepared, folder, use_cpu=True, **options, **more)  # no memory to try
     if calls:
-        trainer.model.model.layers[0].mlp.up_proj.weight.register_hook(Fails(*calls))
+        model.model.layers[0].mlp.up_proj.weight.register_hook(Fails(*calls))
     return trainer
 
 
+@pytest.fixture
+def narrow(tiny_llama_dir: Path) -> Callable[[], Any]:
+    """Makes the same Llama each time, four layers deep: of its memory, activations are the most and not masters."""
+    sizes = {"hidden_size": 32, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
+    vocab = AutoConfig.from_pretrained(tiny_llama_dir).vocab_size
+
+    def make() -> Any:
+        torch.manual_seed(0)
+        config = LlamaConfig(**sizes, num_key_value_heads=2, vocab_size=vocab, tie_word_embeddings=True)
+        return LlamaForCausalLM(config).bfloat16()
+
+    return make
+
+
+@pytest.mark.parametrize(("accumulate", "call"), [(1, 2), (3, 5)])
+@pytest.mark.usefixtures("apart")
+def test_a_shortage_of_the_engine_repeats_the_micro_batch(
+    accumulate: int,
+    call: int,
+    narrow: Callable[[], Any],
+    tmp_path: Path,
+    prepared: Prepared,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The masters end where they would have without: bit for bit, layers that keep less compute the same."""
+    wanted = masters_after(full_run(narrow(), tmp_path / "a", prepared, accumulate, micro=8))
+    trainer = full_run(narrow(), tmp_path / "b", prepared, accumulate, call, micro=8)
+    assert trainer.forward == "engine"
+    kept = trainer._plan().facts()["layers_keep"]
+    found = masters_after(trainer)
+    assert all(map(torch.equal, found, wanted))
+    assert trainer.memory is not None
+    assert kept == "4 x none" and trainer.memory.facts()["layers_keep"] == "3 x mlp, 1 x none"
+    assert "out of memory: layers keep less from now on: 3 x mlp, 1 x none" in capsys.readouterr().err
+
+
+def test_merged_micro_batches_come_apart_first(
+    narrow: Callable[[], Any], tmp_path: Path, prepared: Prepared, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A merged backward fails half way; what it gave is not added twice. Then one of those one by one fails."""
+    start = [p.detach().float() for p in narrow().parameters()]
+    wanted = masters_after(full_run(narrow(), tmp_path / "a", prepared, 2, micro=8))
+    for name, calls in (("b", (2,)), ("c", (2, 4))):
+        console.forget_notices()
+        trainer = full_run(narrow(), tmp_path / name, prepared, 2, *calls, micro=8)
+        assert trainer._plan().at_once == 2
+        found = masters_after(trainer)
+        assert cosine(*([m - s for m, s in zip(some, start, strict=True)] for some in (found, wanted))) > 0.99
+        assert trainer.memory is not None and trainer.memory.at_once == 1
+        said = capsys.readouterr().err
+        assert "out of memory: micro-batches go one by one from now on: 4 x none" in said
+        assert ("layers keep less from now on: 3 x mlp, 1 x none" in said) == (len(calls) == 2)
+
+
 @pytest.mark.parametrize(("accumulate", "calls"), [(1, (2,)), (3, (5,)), (3, (5, 6))])
-def test_a_shortage_repeats_the_micro_batch(
+def test_a_shortage_of_the_own_forward_repeats_the_micro_batch(
     accumulate: int,
     calls: tuple[int, ...],
     tiny_llama_dir: Path,
@@ -60,8 +122,8 @@ def test_a_shortage_repeats_the_micro_batch(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """The masters end where they would have without: bit for bit, checkpointing computes the same."""
-    wanted = masters_after(full_run(tmp_path / "a", tiny_llama_dir, prepared, accumulate))
-    trainer = full_run(tmp_path / "b", tiny_llama_dir, prepared, accumulate, *calls)
+    wanted = masters_after(full_run(own(tiny_llama_dir), tmp_path / "a", prepared, accumulate))
+    trainer = full_run(own(tiny_llama_dir), tmp_path / "b", prepared, accumulate, *calls)
     assert trainer.engine is None
     found = masters_after(trainer)
     assert all(map(torch.equal, found, wanted))
@@ -73,10 +135,21 @@ def test_a_shortage_repeats_the_micro_batch(
 
 
 def test_a_shortage_that_stays_is_an_error(tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared) -> None:
-    trainer = full_run(tmp_path, tiny_llama_dir, prepared, 2, *range(1, 20))
+    trainer = full_run(own(tiny_llama_dir), tmp_path, prepared, 2, *range(1, 20))
     with pytest.raises(TrainingError, match="micro_batch_size"):
         trainer.train()
     assert kept_layers(trainer.model) == (0, 2)
+
+
+def test_a_shortage_of_the_engine_that_stays_is_an_error(
+    narrow: Callable[[], Any], tmp_path: Path, prepared: Prepared
+) -> None:
+    trainer = full_run(narrow(), tmp_path, prepared, 2, *range(1, 20), micro=8)
+    with pytest.raises(TrainingError, match="micro_batch_size"):
+        trainer.train()
+    assert trainer.memory is not None and trainer.memory.facts()["layers_keep"] == "3 x mlp, 1 x none"
+    places = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
+    assert len(places) == len(list(trainer.model.parameters()))  # the weights are the model's own again
 
 
 def test_without_a_way_back_nothing_is_repeated() -> None:
@@ -93,11 +166,19 @@ def test_without_a_way_back_nothing_is_repeated() -> None:
 
 @pytest.mark.parametrize("short", [False, True])
 @pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("model", [tiny, own])
+@pytest.mark.usefixtures("apart")
 def test_the_probe_finds_room_beside_earlier_gradients(
-    short: bool, accumulate: int, tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared
+    model: Callable[[Path], Any],
+    short: bool,
+    accumulate: int,
+    tiny_llama_dir: Path,
+    tmp_path: Path,
+    prepared: Prepared,
 ) -> None:
     """In its forward there are float32 sums where a step has several micro-batches; after it nothing is left."""
-    trainer = full_run(tmp_path, tiny_llama_dir, prepared, accumulate)
+    trainer = full_run(model(tiny_llama_dir), tmp_path, prepared, accumulate)
+    assert (trainer.engine is None) == (model is own)
     trainer.create_optimizer()
     trainer.memory = trainer._plan()
     masters, seen = trainer.masters, []
@@ -123,7 +204,7 @@ def test_what_comes_after_the_probe_is_counted(
     tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A card of 100 MiB, 30 for each layer that keeps everything, 20 for the rest, and moments to come."""
-    trainer = full_run(tmp_path, tiny_llama_dir, prepared, 1)
+    trainer = full_run(own(tiny_llama_dir), tmp_path, prepared, 1)
     memory = Memory(None, trainer.model, {1: trainer._plan().batches}, "fastest", 100 * MIB)
 
     def measure() -> int:

@@ -49,7 +49,7 @@ class FourBit(torch.nn.Linear):
 
 @pytest.fixture
 def model_of(make_model: Callable[..., Any], tiny_llama_dir: Path) -> Callable[[str], Any]:
-    """``model_of("fresh bfloat16")``, ``"full float32"``, ``"fresh own float32"``, ``"full own float32"`` or ``"nf4"``."""
+    """``model_of("fresh bfloat16")``, ``"full float32"``, ``"full own float32"`` (no engine) or ``"nf4"``."""
 
     def make(name: str) -> Any:
         kind, _, dtype = name.rpartition(" ")

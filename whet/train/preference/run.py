@@ -37,6 +37,7 @@ from whet.train.trainer import WhetTrainer
 FEW = 500  # examples below which preferences are mostly learned by heart
 CUT_SHARE = 0.05  # of examples too long, from which that is a warning
 LOOKED_AT = 200  # trained examples that are looked at after the run
+NO_MARGIN = 1e-3  # mean margin that a model may have which did not move, if its reference is another forward's
 NEAR_ZERO = 0.02  # mean loss of a log-sigmoid at the end of a run: nothing is left to learn from these pairs
 
 
@@ -87,7 +88,7 @@ def look_back(trainer: WhetTrainer, rows: PreferenceRows) -> dict[str, float]:
     of = f"{count:,} of its own" if count < len(rows.train) else "its own"
     what = "pairs" if rows.train.size == 2 else "answers"
     notice(f"trained rows: {of} {what} are told apart in {right:.0f}%, with a margin of {margin:.3f}")
-    if margin <= 0:
+    if margin <= NO_MARGIN:
         text = "the model does not prefer the chosen answers of the rows that it was trained on"
         warn(f"{text}: look at the loss; a higher learning_rate, more epochs or more rows may help", key="not learned")
     return found
