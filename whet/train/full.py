@@ -28,8 +28,10 @@ def engine_problem(model: torch.nn.Module, args: Any) -> str:
     """
     dtype = next(model.parameters()).dtype
     products = torch.float16 if args.fp16 else torch.bfloat16 if args.bf16 else dtype
-    if dtype != products or args.fp16:
-        return f"weights of {dtype} are trained with products in {products}"
+    if args.fp16:
+        return "training in float16 scales the loss"
+    if dtype != products:
+        return f"weights of {dtype} are trained with products in {products}; load them in that (masters are kept)"
     name = getattr(args.optim, "value", args.optim)
     if dtype == torch.bfloat16 and name not in ELEMENTWISE:
         return f"{name} works on whole matrices: weights become float32"
