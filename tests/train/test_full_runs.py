@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 
 from whet import api, console
 from whet.data.loader import Prepared
+from whet.models.adapters import add_lora
 from whet.train.trainer import WhetTrainer
 
 RUN: dict[str, Any] = {"max_steps": 6, "max_grad_norm": 1.0, "accumulate": 2, "micro": 4, "learning_rate": 1e-4}
@@ -134,7 +135,9 @@ def test_training_twice(tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared
 
 class TestOptimizers:
     @pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adagrad", "adafactor"])
-    def test_float32_weights_take_any(self, optim: str, tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared) -> None:
+    def test_float32_weights_take_any(
+        self, optim: str, tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared
+    ) -> None:
         """One that looks at whole matrices sees them as they are: views, but contiguous."""
         found = []
         for change in (lambda model: model, _no_engine):
@@ -161,12 +164,39 @@ class TestOptimizers:
         assert f"the model's own forward is used, not the engine: {why}" in said
         assert "parameters in float32: adafactor cannot work on masters of bfloat16 weights" in said
 
+    @pytest.mark.parametrize("part", ["norm", "embed_tokens", "o_proj", "bias"])
+    def test_whole_matrices_of_a_part(
+        self, part: str, tiny_qwen2_dir: Path, tmp_path: Path, prepared: Prepared
+    ) -> None:
+        """What is frozen becomes float32 too: there is no autocast."""
+        model = model_of(tiny_qwen2_dir, torch.bfloat16)
+        before = {name: p.requires_grad_(part in name).float() for name, p in model.named_parameters()}
+        trainer = trainer_of(model, prepared, tmp_path, **{**RUN, "save_strategy": "no", "optim": "adafactor"})
+        trainer.train()
+        assert trainer.forward.startswith("the model's own: ")
+        assert {name for name, p in model.named_parameters() if (p != before[name]).any()} == {
+            name for name in before if part in name
+        }
+
+    @pytest.mark.parametrize("adapters", [[], ["embed_tokens", "lm_head"]])
+    def test_whole_matrices_of_adapters(
+        self, adapters: list[str], tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared
+    ) -> None:
+        model = add_lora(model_of(tiny_llama_dir, torch.bfloat16), rank=4, modules_to_save=adapters)
+        trainer = trainer_of(model, prepared, tmp_path, **{**RUN, "save_strategy": "no", "optim": "adafactor"})
+        trainer.train()
+        assert (trainer.forward == "engine") == (not adapters)
+        frozen = {p.dtype for p in model.parameters() if not p.requires_grad}
+        assert frozen == {torch.float32 if adapters else torch.bfloat16}
+
     def test_mixed_precision_is_for_the_own_forward(
         self, tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """The engine has no copies of weights in another dtype."""
         trainer = trainer_of(model_of(tiny_llama_dir, torch.float32), prepared, tmp_path, bf16=True, use_cpu=True)
-        why = "weights of torch.float32 are trained with products in torch.bfloat16; load them in that (masters are kept)"
+        why = (
+            "weights of torch.float32 are trained with products in torch.bfloat16; load them in that: masters are kept"
+        )
         assert trainer.engine is None and trainer.forward == f"the model's own: {why}"
         assert f"the model's own forward is used, not the engine: {why}" in capsys.readouterr().err
         trainer.train()

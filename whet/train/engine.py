@@ -12,9 +12,10 @@ from whet.engine.check import self_check
 from whet.engine.forward import Engine
 from whet.engine.kernels.available import triton_problem
 from whet.engine.lora import base_of
+from whet.engine.parts import NORMS
 from whet.engine.plan import Goal, policy_for
 from whet.engine.read import read_model
-from whet.engine.spec import Unsupported
+from whet.engine.spec import ModelSpec, Unsupported
 from whet.models.load import config_of
 from whet.models.scores import WriterView, is_scorer
 
@@ -37,7 +38,7 @@ def engine_for(model: Any, *, processes: int = 1, full: str = "") -> Engine | st
     spec = read_model(seen)
     if isinstance(spec, Unsupported):
         return spec.reason
-    if full and any(base_of(module).weight.requires_grad for _, parts in spec.layers for module in parts.modules()):
+    if full and any(weight.requires_grad for weight in _weights(spec)):
         return full
     compile_ahead(spec)
     engine = Engine(spec)
@@ -46,6 +47,14 @@ def engine_for(model: Any, *, processes: int = 1, full: str = "") -> Engine | st
         engine.release()
         return problem
     return engine
+
+
+def _weights(spec: ModelSpec) -> list[torch.Tensor]:
+    """Of the products; of the others those that an optimizer of whole matrices would make float32."""
+    products = [base_of(module).weight for _, parts in spec.layers for module in parts.modules()]
+    norms = [getattr(parts, name) for _, parts in spec.layers for name in NORMS]
+    others = [*(base_of(module).weight for module in (spec.embed, spec.head)), spec.final_norm, *norms]
+    return products + [weight for weight in others if weight is not None and weight.dtype == torch.bfloat16]
 
 
 def head_start(name: str, dtype: torch.dtype | None, *, four_bit: bool, **hub: Any) -> None:

@@ -31,7 +31,7 @@ def engine_problem(model: torch.nn.Module, args: Any) -> str:
     if args.fp16:
         return "training in float16 scales the loss"
     if dtype != products:
-        return f"weights of {dtype} are trained with products in {products}; load them in that (masters are kept)"
+        return f"weights of {dtype} are trained with products in {products}; load them in that: masters are kept"
     name = getattr(args.optim, "value", args.optim)
     if dtype == torch.bfloat16 and name not in ELEMENTWISE:
         return f"{name} works on whole matrices: weights become float32"
@@ -45,7 +45,8 @@ def full_optimizer(
 ) -> MasterOptimizer | None:
     """The optimizer of a run that trains bfloat16 weights: the one asked for, over float32 masters.
 
-    An optimizer that looks at whole matrices gets float32 weights instead: ``model`` is converted.
+    An optimizer that looks at whole matrices gets float32 weights instead: ``model`` is converted, its frozen weights
+    too where there is no autocast, unless adapters alone are trained.
 
     Args:
         model: to be trained; what has no gradient is left alone.
@@ -68,7 +69,8 @@ def full_optimizer(
     plain = all(type(p.data) is torch.Tensor and p.dtype in (torch.bfloat16, torch.float32) for p in trained.values())
     if name not in ELEMENTWISE or not plain or not all(p.is_contiguous() for p in trained.values()):
         notice(f"training {count:,} parameters in float32: {name} cannot work on masters of bfloat16 weights")
-        for parameter in narrow:
+        own = not args.bf16 and any(".lora_" not in key for key, p in trained.items() if p.dtype == torch.bfloat16)
+        for parameter in [p for p in model.parameters() if p.dtype == torch.bfloat16] if own else narrow:
             parameter.data = parameter.data.float()
         return None
     notice(f"training {count:,} parameters in bfloat16 with float32 masters ({name})")
