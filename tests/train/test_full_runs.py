@@ -133,6 +133,21 @@ def test_training_twice(tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared
     assert losses(trainer)[1] < first[1]
 
 
+@pytest.mark.parametrize("adapters", [False, True])
+def test_norms_of_another_dtype_are_for_the_own_forward(
+    adapters: bool, tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared
+) -> None:
+    """Without autocast such a model cannot run at all."""
+    model = model_of(tiny_llama_dir, torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.float() if "norm" in name else parameter.data
+    model = add_lora(model, rank=4) if adapters else model
+    trainer = trainer_of(model, prepared, tmp_path, **{**RUN, "save_strategy": "no"}, bf16=True, use_cpu=True)
+    trainer.train()
+    why = "norms of another dtype than other weights need autocast"
+    assert trainer.forward == f"the model's own: {why}" and losses(trainer)[6] < losses(trainer)[1]
+
+
 class TestOptimizers:
     @pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adagrad", "adafactor"])
     def test_float32_weights_take_any(

@@ -40,6 +40,8 @@ def engine_for(model: Any, *, processes: int = 1, full: str = "") -> Engine | st
         return spec.reason
     if full and any(weight.requires_grad for weight in _weights(spec)):
         return full
+    if _needs_autocast(spec):
+        return "norms of another dtype than other weights need autocast"
     compile_ahead(spec)
     engine = Engine(spec)
     problem = self_check(engine.spec, engine.run_layer, seen)
@@ -51,10 +53,23 @@ def engine_for(model: Any, *, processes: int = 1, full: str = "") -> Engine | st
 
 def _weights(spec: ModelSpec) -> list[torch.Tensor]:
     """Of the products; of the others those that an optimizer of whole matrices would make float32."""
-    products = [base_of(module).weight for _, parts in spec.layers for module in parts.modules()]
-    norms = [getattr(parts, name) for _, parts in spec.layers for name in NORMS]
-    others = [*(base_of(module).weight for module in (spec.embed, spec.head)), spec.final_norm, *norms]
-    return products + [weight for weight in others if weight is not None and weight.dtype == torch.bfloat16]
+    others = [*(base_of(module).weight for module in (spec.embed, spec.head)), *_norms(spec)]
+    return _products(spec) + [weight for weight in others if weight.dtype == torch.bfloat16]
+
+
+def _products(spec: ModelSpec) -> list[torch.Tensor]:
+    return [base_of(module).weight for _, parts in spec.layers for module in parts.modules()]
+
+
+def _norms(spec: ModelSpec) -> list[torch.Tensor]:
+    weights = [getattr(parts, name) for _, parts in spec.layers for name in NORMS]
+    return [spec.final_norm, *(weight for weight in weights if weight is not None)]
+
+
+def _needs_autocast(spec: ModelSpec) -> bool:
+    """Whether norms give the products an input of another dtype; quantised weights take it."""
+    dtypes = {weight.dtype for weight in _products(spec) if weight.is_floating_point()}
+    return any(dtypes - {norm.dtype} for norm in _norms(spec))
 
 
 def head_start(name: str, dtype: torch.dtype | None, *, four_bit: bool, **hub: Any) -> None:
