@@ -50,11 +50,11 @@ def scorer(folder: Path, kind: str, dtype: torch.dtype = torch.float32) -> Any:
     return add_lora(model, rank=4, init_lora_weights=False, dropout=1e-9 if own else 0.0, task=TASK)
 
 
-def trainer_of(model: Any, rows: AnswerRows, folder: Path, micro: int, flat: bool) -> WhetTrainer:
+def trainer_of(model: Any, rows: AnswerRows, folder: Path, micro: int, flat: bool, **changes: Any) -> WhetTrainer:
+    keys = {"max_steps": 1, "max_grad_norm": 0, "learning_rate": 1e-9, "save_strategy": "no", "logging_steps": 1}
     arguments = TrainingArguments(
         output_dir=str(folder), per_device_train_batch_size=micro, gradient_accumulation_steps=-(-len(rows) // micro),
-        max_steps=1, max_grad_norm=0, learning_rate=1e-9, save_strategy="no", logging_steps=1, report_to="none",
-        dataloader_pin_memory=False,
+        report_to="none", dataloader_pin_memory=False, **{**keys, **changes},
     )  # fmt: skip
     widen_head(model)
     return WhetTrainer(
@@ -173,6 +173,26 @@ def test_bfloat16_keeps_a_float32_head(tiny_llama_dir: Path, pairs: AnswerRows, 
     head = model.base_model.model.score.modules_to_save["default"].weight
     assert head.dtype == torch.float32
     assert torch.isfinite(model(input_ids=torch.tensor([[4, 5, 6]])).logits).all()  # the model's own forward still runs
+
+
+@pytest.mark.parametrize("kind", ["full", "full own"])
+def test_bfloat16_weights_that_are_trained(
+    kind: str, tiny_llama_dir: Path, pairs: AnswerRows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Masters of the weights, the head in float32 its own; what is saved scores as the model does."""
+    model = scorer(tiny_llama_dir, kind, torch.bfloat16)
+    before = model.score.weight.detach().clone()
+    trainer = trainer_of(model, pairs, tmp_path, 3, kind == "full", learning_rate=1e-4, max_steps=4)
+    assert (trainer.engine is None) == (kind == "full own")
+    trainer.train()
+    assert trainer.masters is not None and "in bfloat16 with float32 masters" in capsys.readouterr().err
+    losses = [line["loss"] for line in trainer.state.log_history if "loss" in line]
+    assert losses[-1] < losses[0]
+    assert model.score.weight.dtype == torch.float32 and (model.score.weight != before).any()
+    model.save_pretrained(tmp_path / "saved")
+    loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "saved", dtype=torch.float32)
+    ids = torch.tensor([[4, 5, 6]])
+    assert loaded(input_ids=ids).logits.item() == pytest.approx(model(input_ids=ids).logits.item(), abs=0.05)
 
 
 def test_what_is_refused() -> None:

@@ -44,16 +44,21 @@ def difference(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) 
     return max(((first[n] - second[n]).norm() / second[n].norm().clamp_min(1e-9)).item() for n in first)
 
 
-def plain_logprobs(model: Any, rows: AnswerRows) -> tuple[torch.Tensor, torch.Tensor]:
-    """One document at a time through the model's own forward with all logits: the specification."""
-    sums, counts = [], []
-    for number in range(len(rows.prepared)):
-        ids, labels = (torch.tensor(part, dtype=torch.long) for part in rows.prepared.row(number))
+def plain_tokens(model: Any, documents: Any) -> list[torch.Tensor]:
+    """Of each document the log-probabilities of its trained tokens: one document at a time through the model's own
+    forward with all logits, the specification."""
+    found = []
+    for number in range(len(documents)):
+        ids, labels = (torch.tensor(part, dtype=torch.long) for part in documents.row(number))
         logp = model(input_ids=ids[None]).logits[0, :-1].double().log_softmax(-1)
-        trained = labels[1:] != IGNORE
-        sums.append(logp.gather(1, ids[1:, None])[:, 0][trained].sum())
-        counts.append(trained.sum())
-    return torch.stack(sums), torch.stack(counts).double()
+        found.append(logp.gather(1, ids[1:, None])[:, 0][labels[1:] != IGNORE])
+    return found
+
+
+def plain_logprobs(model: Any, rows: AnswerRows) -> tuple[torch.Tensor, torch.Tensor]:
+    """The sum of each document, and the number of its trained tokens."""
+    found = plain_tokens(model, rows.prepared)
+    return torch.stack([logp.sum() for logp in found]), torch.tensor(list(map(len, found))).double()
 
 
 def plain_step(
@@ -80,6 +85,36 @@ def test_a_step_is_the_plain_computation(
     assert (trainer.engine is None) == kind.endswith("own")
     found, line = step_of(trainer)
     assert line["loss"] == pytest.approx(loss, rel=1e-5)
+    assert difference(found, expected) < 2e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kto_step_is_the_plain_computation(
+    make_model: Callable[..., Any], make_trainer: Callable[..., Any], judged: AnswerRows, kind: str
+) -> None:
+    """Under the reference of another model, whose divergence is above 0."""
+    method, model, other = Kto(0.3, bad_weight=1.2), make_model(kind), make_model("lora")
+    plain, others, places = copy.deepcopy(model).train(), judged.others, judged.other_of
+    assert others is not None and places is not None and judged.good is not None
+    with torch.no_grad():
+        reference = [plain_tokens(other, documents) for documents in (judged.prepared, others)]
+        now = plain_tokens(plain, others)
+    for logp in reference[1]:
+        logp -= 0.05  # of all other answers
+    ratios = [(now[place] - reference[1][place]).sum() for place in places.tolist() if place >= 0]
+    z = torch.stack(ratios).mean()
+    assert z > 0.05
+    policy, counts = plain_logprobs(plain, judged)
+    answers = Answers(policy, counts, torch.stack([logp.sum() for logp in reference[0]]))
+    loss = method(answers, torch.tensor(judged.good), z).loss_P.mean()
+    loss.backward()
+    expected = {n: p.grad for n, p in plain.named_parameters() if p.grad is not None}
+    trainer = make_trainer(model, judged, method, micro=4, accumulate=3)
+    assert (trainer.engine is None) == kind.endswith("own")
+    trainer.train_dataset.reference = [logp.float() for logp in (*reference[0], *reference[1])]
+    found, line = step_of(trainer)
+    assert line["loss"] == pytest.approx(loss.item(), rel=1e-5)
+    assert line["kl_estimate"] == pytest.approx(z.item(), rel=1e-4)
     assert difference(found, expected) < 2e-4
 
 
