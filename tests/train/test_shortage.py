@@ -16,14 +16,17 @@ from transformers import AutoConfig, LlamaConfig, LlamaForCausalLM
 
 from whet import console
 from whet.data.loader import Prepared
+from whet.engine.rates import H200
 from whet.errors import TrainingError
 from whet.models.recompute import kept_layers
+from whet.train import memory_plan
 from whet.train.masters import MasterOptimizer
 from whet.train.memory import ROOM, Memory
 from whet.train.shortage import again_with_less
 from whet.train.trainer import WhetTrainer
 
 MIB = 2**20
+LESS = ["3 x mlp, 1 x none", "3 x full, 1 x none"]  # the last layer's activations are needed anyway
 MESSAGE = "CUDA out of memory. Tried to allocate 2.00 GiB. More words"
 
 
@@ -89,15 +92,20 @@ def test_a_shortage_of_the_engine_repeats_the_micro_batch(
     kept = trainer._plan().facts()["layers_keep"]
     found = masters_after(trainer)
     assert all(map(torch.equal, found, wanted))
-    assert trainer.memory is not None
-    assert kept == "4 x none" and trainer.memory.facts()["layers_keep"] == "3 x mlp, 1 x none"
-    assert "out of memory: layers keep less from now on: 3 x mlp, 1 x none" in capsys.readouterr().err
+    assert kept == "4 x none" and trainer.memory is not None
+    less = trainer.memory.facts()["layers_keep"]
+    assert less in LESS and f"out of memory: layers keep less from now on: {less}" in capsys.readouterr().err
 
 
 def test_merged_micro_batches_come_apart_first(
-    narrow: Callable[[], Any], tmp_path: Path, prepared: Prepared, capsys: pytest.CaptureFixture[str]
+    narrow: Callable[[], Any],
+    tmp_path: Path,
+    prepared: Prepared,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A merged backward fails half way; what it gave is not added twice. Then one of those one by one fails."""
+    monkeypatch.setattr(memory_plan, "_card", lambda _: H200)  # plans are made as for a GPU whose host is slow
     start = [p.detach().float() for p in narrow().parameters()]
     wanted = masters_after(full_run(narrow(), tmp_path / "a", prepared, 2, micro=8))
     for name, calls in (("b", (2,)), ("c", (2, 4))):
@@ -109,7 +117,9 @@ def test_merged_micro_batches_come_apart_first(
         assert trainer.memory is not None and trainer.memory.at_once == 1
         said = capsys.readouterr().err
         assert "out of memory: micro-batches go one by one from now on: 4 x none" in said
-        assert ("layers keep less from now on: 3 x mlp, 1 x none" in said) == (len(calls) == 2)
+        kept = trainer.memory.facts()["layers_keep"]
+        assert kept in (LESS if len(calls) == 2 else ["4 x none"])
+        assert (f"layers keep less from now on: {kept}" in said) == (len(calls) == 2)
 
 
 @pytest.mark.parametrize(("accumulate", "calls"), [(1, (2,)), (3, (5,)), (3, (5, 6))])
@@ -147,7 +157,7 @@ def test_a_shortage_of_the_engine_that_stays_is_an_error(
     trainer = full_run(narrow(), tmp_path, prepared, 2, *range(1, 20), micro=8)
     with pytest.raises(TrainingError, match="micro_batch_size"):
         trainer.train()
-    assert trainer.memory is not None and trainer.memory.facts()["layers_keep"] == "3 x mlp, 1 x none"
+    assert trainer.memory is not None and trainer.memory.facts()["layers_keep"] in LESS
     places = {p.untyped_storage().data_ptr() for p in trainer.model.parameters()}
     assert len(places) == len(list(trainer.model.parameters()))  # the weights are the model's own again
 

@@ -103,7 +103,9 @@ def _same(found: dict[str, Any], expected: dict[str, Any]) -> None:
             assert found[name] == value, name
 
 
+@pytest.mark.parametrize("kind", ["fresh", "full"])
 def test_the_first_merged_step_has_no_margin_and_a_resumed_run_keeps_its_reference(
+    kind: str,
     make_model: Callable[..., Any],
     make_trainer: Callable[..., Any],
     pairs: AnswerRows,
@@ -113,8 +115,8 @@ def test_the_first_merged_step_has_no_margin_and_a_resumed_run_keeps_its_referen
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def trainer_of(resumed: bool = False) -> Any:
-        model = make_model("fresh", torch.bfloat16)
-        trainer = make_trainer(model, pairs, Dpo(0.1), accumulate=4, flat=True)
+        trainer = make_trainer(make_model(kind, torch.bfloat16), pairs, Dpo(0.1), accumulate=4)
+        assert trainer.engine is not None
         trainer.objective.kept, trainer._resumed = Kept(tmp_path, ahead=True), resumed
         return trainer
 
