@@ -23,7 +23,8 @@ def test_step_0_has_no_margin(
     make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows, dtype: torch.dtype, kind: str
 ) -> None:
     model = make_model(kind, dtype).cuda()
-    trainer = make_trainer(model, pairs, Dpo(0.1), accumulate=8, bf16=dtype == torch.bfloat16, flat=kind == "fresh")
+    trainer = make_trainer(model, pairs, Dpo(0.1), accumulate=8, bf16=dtype == torch.bfloat16)
+    assert trainer.engine is not None
     trainer.train()
     line = next(line for line in trainer.state.log_history if "loss" in line)
     assert line["rewards/margins"] == 0 and line["loss"] == pytest.approx(math.log(2), abs=1e-6)
