@@ -59,7 +59,7 @@ TASKS = (  # the most important first
     Task("vocab", "whet", "lora", "full", ("--vocab", "37984+75968+151936"), "b1a1s2048n2w1+b1a1s8192n2w1"),
     Task("trl-lora-keep", "trl", "lora", "keep"),
     Task("whet-lora-within", "whet", "lora", "fastest", ("--max-memory", WITHIN), SHORT),
-    Task("trl-full-keep", "trl", "full", "keep", (), SHORT),
+    Task("trl-full-keep", "trl", "full", "keep"),
     Task("whet-lora-again", "whet", "lora", "fastest"),
     Task("trl-lora-again", "trl", "lora", "liger"),
 )
