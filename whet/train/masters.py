@@ -11,6 +11,7 @@ done by a kernel on a GPU (``master_kernel.py``), for which no master and no flo
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -93,7 +94,9 @@ class Sums:
         self._size = 1  # micro-batches of the pass that runs
         self._taken: set[Parameter] = set()  # whose gradients it has given
         self._there: dict[Parameter, int] = {}  # by a pass that failed; of so many micro-batches from here
-        self.hooks = [p.register_post_accumulate_grad_hook(self._take) for p in self.parameters]
+        # The garbage collector does not see through hooks: one that held this object would hold all weights for ever.
+        take = weakref.WeakMethod(self._take)
+        self.hooks = [p.register_post_accumulate_grad_hook(lambda p: _called(take, p)) for p in self.parameters]
 
     def begin(self, size: int = 1) -> None:
         """A pass over so many micro-batches begins."""
@@ -136,6 +139,12 @@ class Sums:
                 self.sums[parameter] = so_far.float().add_(gradient)
             self._taken.add(parameter)
         parameter.grad = None
+
+
+def _called(take: weakref.WeakMethod[Any], parameter: torch.Tensor) -> None:
+    method = take()
+    if method is not None:
+        method(parameter)
 
 
 class MasterOptimizer(torch.optim.Optimizer):

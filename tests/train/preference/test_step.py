@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -194,3 +196,16 @@ def test_batches_know_their_answers(pairs: AnswerRows, flat: bool) -> None:
     for part, number in zip(targets.split(layout.tokens), layout.documents, strict=True):
         labels = pairs.prepared.row(number)[1]
         assert part.tolist() == labels[labels != IGNORE].tolist()
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "full own"])
+def test_nothing_holds_a_model_after_its_training(
+    make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows, kind: str
+) -> None:
+    """Gradients of several micro-batches are added by hooks on the weights."""
+    model = make_model(kind, torch.bfloat16)
+    weights = [weakref.ref(parameter) for parameter in model.parameters()]
+    make_trainer(model, pairs, Dpo(0.1), micro=2, accumulate=4).train()
+    del model
+    gc.collect()
+    assert not any(weight() is not None for weight in weights)
