@@ -26,8 +26,9 @@ def config(tmp_path: Path, write_config: Callable[..., Path]) -> Path:
 
 
 @pytest.mark.parametrize("method", ["rl=dpo", "rl=kto", "reward_model=true"])
-def test_steps_and_memory_are_those_of_training(config: Path, method: str) -> None:
-    more = [method, "bf16=false"]
+@pytest.mark.parametrize("more", [[], ["adapter="]])
+def test_steps_and_memory_are_those_of_training(config: Path, method: str, more: list[str]) -> None:
+    more = [*more, method, "bf16=false"]
     plan = api.plan(config, overrides=more)
     manifest = json.loads((api.train(config, overrides=more) / "manifest.json").read_text())
     assert plan.steps.count == manifest["steps"]
