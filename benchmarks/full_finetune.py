@@ -7,11 +7,11 @@ The starter on the sample task's rows, the same packed batches for every run, a 
 rounded to bfloat16:
 
 ``float32``     weights, forward and update in float32: what the others are compared with.
-``masters``     bfloat16 weights with float32 masters: whet's. (At the end whet rounds them at random.)
+``masters``     bfloat16 weights with float32 masters, by the engine: whet's. (At the end whet rounds them at random.)
 ``stochastic``  bfloat16 weights; the update in float32 is rounded up or down at random, by what is left over.
 ``plain``       bfloat16 weights updated by torch's AdamW with moments in bfloat16, as without masters.
 
-The figure is the cosine between the total update (weights at the end less weights at the start) of a run and that of
+All but ``masters`` run the model's own forward. The figure is the cosine between the total update (weights at the end less weights at the start) of a run and that of
 ``float32``; for ``masters`` of the masters, and of the weights that are saved. Beside it the length of the update
 against float32's, the loss in training, the loss of the first batches in float32 arithmetic after training (masters
 also as they are, and rounded at random), and seconds a step.
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ from engine_same_loss import batches
 from record import record, spread
 
 from whet import runtime
+from whet.engine.forward import Engine
 from whet.engine.loss import labelled_loss
 from whet.models.load import load_model
 from whet.models.parts import halves
@@ -80,12 +82,10 @@ def train(name: str, steps: list[Any], rate: float) -> tuple[Weights, Weights, W
     optimizer: Any = Stochastic(parameters, make) if name == "stochastic" else make(parameters)
     if name == "masters":
         optimizer = MasterOptimizer([{"params": parameters}], make)
-    parts, losses, seconds = halves(model), [], []
+    loss_sum, losses, seconds = by_engine(model) if name == "masters" else by_model(model), [], []
     for batch in steps:
         began = time.perf_counter()
-        ids, positions = batch["input_ids"], batch["position_ids"]
-        hidden = parts.backbone(input_ids=ids, position_ids=positions, use_cache=False)[0]
-        loss = labelled_loss(hidden, parts.head, batch["labels"])
+        loss = loss_sum(batch)
         (loss / (batch["labels"] != -100).sum()).backward()
         if name == "masters":
             optimizer.clip_(1.0)
@@ -103,6 +103,25 @@ def train(name: str, steps: list[Any], rate: float) -> tuple[Weights, Weights, W
     return start, copy_of(parameters), None, timing
 
 
+def by_engine(model: Any) -> Callable[[Any], torch.Tensor]:
+    """The sum of a batch's losses."""
+    engine = Engine.attach(model)
+    assert isinstance(engine, Engine), engine
+    return lambda batch: engine.loss_sum(batch["input_ids"], batch["position_ids"], batch["labels"])
+
+
+def by_model(model: Any) -> Callable[[Any], torch.Tensor]:
+    """The same by the model's own forward."""
+    parts = halves(model)
+
+    def loss_sum(batch: Any) -> torch.Tensor:
+        ids, positions = batch["input_ids"], batch["position_ids"]
+        hidden_BTD = parts.backbone(input_ids=ids, position_ids=positions, use_cache=False)[0]
+        return labelled_loss(hidden_BTD, parts.head, batch["labels"])
+
+    return loss_sum
+
+
 def kept_as(end: Weights, saved: Weights | None) -> dict[str, Weights]:
     """The ways in which masters can be written; of a run without masters, its weights."""
     if saved is None:
@@ -117,10 +136,9 @@ def loss_of(weights: Weights, steps: list[Any]) -> float:
     model, _ = load_model("starter", dtype=torch.float32)
     for parameter, weight in zip(model.parameters(), weights, strict=True):
         parameter.copy_(weight)
-    total, count, parts = 0.0, 0, halves(model)
+    total, count, loss_sum = 0.0, 0, by_model(model)
     for batch in steps:
-        hidden = parts.backbone(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False)[0]
-        total += float(labelled_loss(hidden, parts.head, batch["labels"]))
+        total += float(loss_sum(batch))
         count += int((batch["labels"] != -100).sum())
     return total / count
 
