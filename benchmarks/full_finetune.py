@@ -11,10 +11,10 @@ rounded to bfloat16:
 ``stochastic``  bfloat16 weights; the update in float32 is rounded up or down at random, by what is left over.
 ``plain``       bfloat16 weights updated by torch's AdamW with moments in bfloat16, as without masters.
 
-All but ``masters`` run the model's own forward. The figure is the cosine between the total update (weights at the end less weights at the start) of a run and that of
-``float32``; for ``masters`` of the masters, and of the weights that are saved. Beside it the length of the update
-against float32's, the loss in training, the loss of the first batches in float32 arithmetic after training (masters
-also as they are, and rounded at random), and seconds a step.
+All but ``masters`` run the model's own forward. The figure is the cosine between the total update (weights at the end
+less weights at the start) of a run and that of ``float32``; for ``masters`` of the masters, and of the weights that are
+saved. Beside it the length of the update against float32's, the loss in training, the loss of the first batches in
+float32 arithmetic after training (masters also as they are, and rounded at random), and seconds a step.
 On a GPU float32 has no TF32, and 16 bits no autocast.
 """
 
