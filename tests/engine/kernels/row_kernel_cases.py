@@ -6,7 +6,7 @@ wrote. ``exact`` is the twin on the same inputs, cast to float64.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from kernel_tensors import around, error, filled, rotary, view
 
 from whet.engine.kernels import copy as copy_rows
 from whet.engine.kernels import copy_triton, glu, glu_triton, norm, norm_triton, rope, rope_triton
+from whet.engine.kernels.launch import Launch, distinct, noted
 
 EPS = 1e-5
 ROUNDING = {torch.float32: 1e-6, torch.float16: 1e-5, torch.bfloat16: 1e-4}  # what a few last bits may cost
@@ -172,6 +173,14 @@ def cases(dtype: torch.dtype, device: str, large: bool) -> dict[str, Case]:
         for times in (1, 2):
             found[f"sum {rows} {width} {times}"] = rows_summed(rows, width, times, dtype, device)
     return found
+
+
+def launches_of(chosen: Iterable[Case]) -> list[Launch]:
+    """The kernels of these cases, which one after the other take minutes to compile; nothing is computed."""
+    with noted() as launches:
+        for case in chosen:
+            case.run(case.kernel, *case.inputs)
+    return distinct(launches)
 
 
 def problems(case: Case, dtype: torch.dtype, bfloat16_factor: float = FACTOR) -> list[str]:
