@@ -174,8 +174,14 @@ def test_weights_that_are_trained_themselves():
     model.model.layers[0].self_attn.k_proj.bias.requires_grad_(False)
     assert reason(model).startswith("layer 0: self_attn.q_proj.weight is trained, and its projection has")
     model.model.layers[0].self_attn.k_proj.bias.requires_grad_(True)
+    spec_of(model)
+    other = "weights of torch.float32 are trained, and its embedding is torch.float64"
+    bias = model.model.layers[0].self_attn.k_proj.bias
+    bias.data = bias.data.float()
+    assert reason(model) == other
+    bias.data = bias.data.double()
     model.model.layers[1].mlp.float()
-    assert reason(model) == "weights of torch.float32 are trained, and its embedding is torch.float64"
+    assert reason(model) == other
 
 
 @pytest.mark.parametrize(

@@ -64,9 +64,9 @@ def _read(causal: Any, training: bool) -> ModelSpec:
     offset, eps = _norm(body.norm, "the last norm")
     _check_head(head)
     for module in (module for _, parts in layers for module in parts.modules()):
-        weight = _linear(module).weight
-        if training and weight.requires_grad and weight.dtype != table.weight.dtype:
-            raise _Unknown(f"weights of {weight.dtype} are trained, and its embedding is {table.weight.dtype}")
+        for weight in _linear(module).parameters() if training else ():
+            if weight.requires_grad and weight.dtype != table.weight.dtype:
+                raise _Unknown(f"weights of {weight.dtype} are trained, and its embedding is {table.weight.dtype}")
     return ModelSpec(
         layers=layers,
         embed=body.embed_tokens,

@@ -275,8 +275,8 @@ def _trained(bases: Sequence[Any], loras: Sequence[Lora | None], dtype: torch.dt
         return False
     if len(trained) < len(own) or any(lora is not None for lora in loras):
         raise ValueError("of the weights of a group only some are trained, or they have adapters as well")
-    if any(tensor.dtype != dtype for tensor in own):
-        raise ValueError(f"weights of {own[0].dtype} are trained beside others of {dtype}")
+    if other := {tensor.dtype for tensor in own} - {dtype}:
+        raise ValueError(f"weights of {other.pop()} are trained beside others of {dtype}")
     return True
 
 
