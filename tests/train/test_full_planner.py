@@ -84,6 +84,21 @@ def test_the_optimizer_s_state_is_planned_by_its_name(model: Any, dataset: Packe
     assert shape_of_engine(engine, "sgd").full == FullTraining(0)
 
 
+@pytest.mark.parametrize("trained", ["layers.1", "embed_tokens", "norm"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_part_of_the_weights_takes_memory_too(
+    model: Any, dataset: PackedDataset, trained: str, dtype: torch.dtype
+) -> None:
+    """Where the first layer is frozen, the plan takes all weights for frozen: what others take is added to that."""
+    for name, parameter in model.to(dtype).named_parameters():
+        parameter.requires_grad_(trained in name)
+    count = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    planners = [Planner(engine_of(model), {1: batches_of(dataset, passes)}, "none", PLENTY) for passes in (1, 2)]
+    master, gradients = (0, (4, 4)) if dtype == torch.float32 else (2, (2, 4))
+    assert [planner.missing for planner in planners] == [count * (master + 8 + gradient) for gradient in gradients]
+    assert all(planner.moments == 8 * count for planner in planners)
+
+
 def test_memory_decides_what_layers_keep(model: Any, dataset: PackedDataset) -> None:
     engine, batches = engine_of(model), batches_of(dataset, 2, size=6)
     most, least = (Planner(engine, {1: batches}, goal, PLENTY).plan.peak_bytes for goal in ("none", "smallest"))

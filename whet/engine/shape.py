@@ -205,8 +205,8 @@ def shape_of_config(
 
 
 def shape_of_model(model: ModelSpec, *, storage: Storage = "dense", width: int = 2, pad: int = 64) -> Shape:
-    """The shape of a model that was read (``read_model``): numbers and ranks are those of its first layer. Where a
-    projection's weights are trained themselves, all weights count as trained."""
+    """The shape of a model that was read (``read_model``): numbers and ranks are those of its first layer. Where its
+    projections' weights are trained themselves, all weights of the model count as trained."""
     numbers, parts = model.layers[0]
     ranks = []
     for group in GROUPS:

@@ -26,9 +26,10 @@ from whet.engine.plan import Goal, Plan, choose_merged
 from whet.engine.rates import H200, CardRates, card_of, measure
 from whet.engine.shape import Shape, shape_of_model
 from whet.engine.storage import Nf4
+from whet.engine.trained import LOW, WIDE, ParameterBytes
 from whet.engine.weights import PAD
 from whet.train.batches import Batches, works_of
-from whet.train.full_plan import full_training
+from whet.train.full_plan import full_training, moment_bytes
 from whet.train.optim import NAMES
 
 SPARE = 512 * 2**20  # bytes of a GPU left to libraries that allocate beside torch
@@ -74,7 +75,9 @@ class Planner:
         self._batches = dict(batches)
         self.shape = shape_of_engine(engine, optimizer)
         self.card = _card(engine)
-        self.missing = 0  # bytes that the plan does not know of
+        passes = self._batches[1].largest.micro_batches
+        self._beside = bytes_beside(engine, self.shape, optimizer, passes)
+        self.missing = self._beside.fixed + self._beside.gradients  # bytes that the plan does not know of
         self.measured: int | None = None
         self.plan = self._choose(self._batches)
         self._apply(resident=False)
@@ -128,7 +131,7 @@ class Planner:
     @property
     def moments(self) -> int:
         """Bytes of the optimizer's state."""
-        return fixed_bytes(self.shape, 1)["moments"]
+        return fixed_bytes(self.shape, 1)["moments"] + self._beside.moments
 
     def _copies(self) -> int:
         """Bytes of gradients that are copied before each pass of the plan in force."""
@@ -183,6 +186,23 @@ def shape_of_engine(engine: Engine, optimizer: str = NAMES[0]) -> Shape:
     if shape.full is None:
         return shape
     return replace(shape, full=full_training(shape, optimizer, device.type == "cuda"))
+
+
+def bytes_beside(engine: Engine, shape: Shape, optimizer: str, passes: int) -> ParameterBytes:
+    """Masters, moments and gradients of weights that are trained although the plan takes the model's for frozen: of
+    the last layers, say, or of embedding and head.
+
+    Args:
+        passes: forward passes in an optimizer step.
+    """
+    spec = engine.spec
+    found = [*spec.embed.parameters(), *spec.head.parameters(), spec.final_norm]
+    for layer in engine.layers:
+        found += [*layer.norms.values(), *(p for group in layer.groups if group.trained for p in group.parameters)]
+    trained = {p for p in found if p.requires_grad} if shape.full is None else set()
+    masters = sum(LOW * p.numel() for p in trained if p.element_size() < WIDE)
+    gradients = sum(p.numel() * (WIDE if passes > 1 else p.element_size()) for p in trained)
+    return ParameterBytes(0, masters, sum(map(torch.numel, trained)) * moment_bytes(optimizer), gradients)
 
 
 def memory_budget(device: torch.device, asked: int | None) -> int:
