@@ -133,6 +133,52 @@ def test_training_twice(tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared
     assert losses(trainer)[1] < first[1]
 
 
+class FailsOnce(TrainerCallback):
+    """An error between two micro-batches of the first step."""
+
+    def __init__(self) -> None:
+        self.failed = False
+
+    def on_substep_end(self, *_: Any, **__: Any) -> None:
+        if not self.failed:
+            self.failed = True
+            raise RuntimeError("on purpose")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("apart")
+def test_a_step_that_failed_leaves_no_gradients(
+    dtype: torch.dtype, tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared
+) -> None:
+    """Nor does a step that Ctrl-C ended, when training is called again."""
+    short = {**RUN, "save_strategy": "no", "max_steps": 2}
+    plain, again = (
+        trainer_of(model_of(tiny_llama_dir, dtype), prepared, tmp_path, **short, callbacks=callbacks)
+        for callbacks in ([], [FailsOnce()])
+    )
+    with pytest.raises(RuntimeError, match="on purpose"):
+        again.train()
+    again.train()
+    plain.train()
+    norms = [[line["grad_norm"] for line in run.state.log_history if "grad_norm" in line] for run in (plain, again)]
+    assert len(norms[0]) == 2 and norms[0] == norms[1]
+    assert all(map(torch.equal, again.model.parameters(), plain.model.parameters()))
+
+
+def test_weights_freed_after_the_trainer_was_made_are_trained(
+    tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared
+) -> None:
+    model = model_of(tiny_llama_dir, torch.float32)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("layers.1" in name)
+    trainer = trainer_of(model, prepared, tmp_path, **{**RUN, "save_strategy": "no"})
+    model.requires_grad_(True)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    trainer.train()
+    assert trainer.forward == "engine"
+    assert not [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+
+
 @pytest.mark.parametrize("adapters", [False, True])
 def test_norms_of_another_dtype_are_for_the_own_forward(
     adapters: bool, tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared

@@ -24,7 +24,7 @@ from whet.engine.kernels.norm import rms_norm, rms_norm_backward
 from whet.engine.layer import Batch, LayerFunction, Policy, layer_forward
 from whet.engine.lora import base_of
 from whet.engine.loss import CHUNK_ROWS, IGNORE, head_loss, module_logprobs, module_loss, token_logprobs
-from whet.engine.parts import Layer
+from whet.engine.parts import NORMS, Layer
 from whet.engine.quantised import read_nf4
 from whet.engine.read import read_model
 from whet.engine.spec import GROUPS, LayerParts, ModelSpec, Unsupported
@@ -60,6 +60,7 @@ class Engine:
         self._refresh = Refresh([group for group in groups if not group.trained])
         self._trained = [group for group in groups if group.trained]
         self._parameters = [parameter for layer in self.layers for parameter in layer.parameters]
+        self._trainable = self._required()
         self._seen = self._versions()
         self._off = False
         self._last: tuple[Any, Batch | None] = (None, None)
@@ -231,6 +232,17 @@ class Engine:
     def adapts_ends(self) -> bool:
         """Whether the embedding or the head has an adapter: ``adapters_off`` does not reach those."""
         return any(hasattr(module, "base_layer") for module in (self.spec.embed, self.spec.head))
+
+    @property
+    def outdated(self) -> bool:
+        """Whether other weights of the layers are trained than when the engine was made: it would leave some out."""
+        return self._required() != self._trainable
+
+    def _required(self) -> list[bool]:
+        parts = [parts for _, parts in self.spec.layers]
+        norms = [getattr(part, name) for part in parts for name in NORMS]
+        own = [weight for part in parts for module in part.modules() for weight in module.parameters()]
+        return [weight.requires_grad for weight in [*norms, *own] if weight is not None]
 
     def _versions(self) -> list[tuple[int, int]]:
         return [(parameter.data_ptr(), parameter._version) for parameter in self._parameters]

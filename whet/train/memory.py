@@ -14,9 +14,11 @@ from whet.engine.plan import Goal
 from whet.errors import TrainingError
 from whet.models.recompute import keep_as_many, keep_fewer, kept_layers, recompute
 from whet.train.batches import Batches
+from whet.train.full_plan import moment_bytes
 from whet.train.memory_plan import Planner, probe_peak
 
 SMALL = 4096  # tokens of a micro-batch of the model's own forward: below, launches take longer than products
+MASTER_BYTES = 4  # of a bfloat16 weight: the lower half of its master, and the half of its sum of gradients
 ROOM = 0.93  # of the budget, where layers fill it: the allocator has gaps, and later nothing can be lowered
 
 
@@ -144,6 +146,13 @@ class Memory:
             return False
         notice(f"out of memory: {after} layers keep everything from now on, not {before}")
         return True
+
+
+def trained_bytes(model: torch.nn.Module, optimizer: str) -> tuple[int, int]:
+    """Of what is trained: bytes of its gradients, and what an optimizer of this name will take beside them."""
+    trained, each = [p for p in model.parameters() if p.requires_grad], moment_bytes(optimizer)
+    coming = sum(p.numel() * (each + (MASTER_BYTES if p.dtype == torch.bfloat16 else 0)) for p in trained)
+    return sum(p.numel() * p.element_size() for p in trained), coming
 
 
 def out_of_memory(error: Exception) -> TrainingError:

@@ -34,13 +34,11 @@ from whet.train.full import engine_problem, full_optimizer
 from whet.train.full_plan import moment_bytes
 from whet.train.joined import joined
 from whet.train.masters import MasterOptimizer
-from whet.train.memory import Memory, out_of_memory
+from whet.train.memory import Memory, out_of_memory, trained_bytes
 from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory_limit, probe_peak
 from whet.train.optim import adapter_optimizer
 from whet.train.shared_attention import is_told, say_shared, sharing_prompts
 from whet.train.shortage import again_with_less, hold_gradients, way_back
-
-MASTER_BYTES = 4  # of a bfloat16 weight: the lower half of its master, and the half of its sum of gradients
 
 
 class WhetTrainer(Trainer):
@@ -181,8 +179,13 @@ class WhetTrainer(Trainer):
         self._resumed, self._modes_set, self._operations = bool(resume_from_checkpoint), False, None
         if self._finite is not None:
             self._finite.begin()
+        if self.engine is not None and self.engine.outdated:
+            self.engine.release()
+            self._released = True
         if self._released:
             self.engine, self._released = self._engine(), False
+        if self.masters is not None:
+            self.masters.zero_grad()  # of a step that an error or Ctrl-C ended
         try:
             with self._sharing(self.train_dataset, self.eval_dataset):
                 self.memory = self._plan()
@@ -344,10 +347,7 @@ class WhetTrainer(Trainer):
         alone = self.accelerator.num_processes == 1 and self.args.device.type == "cuda"
         if self.engine is not None or not alone or not is_told(self._own):
             return
-        trained = [p for p in self._own.parameters() if p.requires_grad]
-        gradients = sum(p.numel() * p.element_size() for p in trained)
-        each = moment_bytes(getattr(self.args.optim, "value", self.args.optim))
-        coming = sum(p.numel() * (each + (MASTER_BYTES if p.dtype == torch.bfloat16 else 0)) for p in trained)
+        gradients, coming = trained_bytes(self._own, getattr(self.args.optim, "value", self.args.optim))
         before = torch.cuda.memory_allocated(self.args.device) + gradients
         probe = partial(probe_peak, partial(self._probe, self.model), self.args.device)
         self.memory.merge(probe, before, coming)
