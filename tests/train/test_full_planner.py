@@ -23,6 +23,7 @@ from whet.engine.forward import Engine
 from whet.engine.memory import activation_peak, fixed_bytes
 from whet.engine.rates import H200
 from whet.engine.shape import FullTraining
+from whet.models.adapters import add_lora
 from whet.train import memory_plan
 from whet.train.batches import Batches, count_batches
 from whet.train.memory_plan import FASTEST, Planner, Wish, shape_of_engine
@@ -97,6 +98,16 @@ def test_a_part_of_the_weights_takes_memory_too(
     master, gradients = (0, (4, 4)) if dtype == torch.float32 else (2, (2, 4))
     assert [planner.missing for planner in planners] == [count * (master + 8 + gradient) for gradient in gradients]
     assert all(planner.moments == 8 * count for planner in planners)
+
+
+def test_whole_copies_beside_adapters_take_memory_too(model: Any, dataset: PackedDataset) -> None:
+    """Adapters themselves are in the plan, and two tables, since these copies are not tied; there are three."""
+    adapted = add_lora(model, rank=4)
+    assert Planner(engine_of(adapted), {1: batches_of(dataset, 1)}, "none", PLENTY).missing == 0
+    adapted = add_lora(adapted.unload(), rank=4, modules_to_save=["embed_tokens", "lm_head"])
+    table = model.config.vocab_size * model.config.hidden_size
+    planner = Planner(engine_of(adapted), {1: batches_of(dataset, 1)}, "none", PLENTY)
+    assert planner.missing == 4 * table + 2 * table * (4 + 8)
 
 
 def test_memory_decides_what_layers_keep(model: Any, dataset: PackedDataset) -> None:

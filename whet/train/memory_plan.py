@@ -190,19 +190,21 @@ def shape_of_engine(engine: Engine, optimizer: str = NAMES[0]) -> Shape:
 
 def bytes_beside(engine: Engine, shape: Shape, optimizer: str, passes: int) -> ParameterBytes:
     """Masters, moments and gradients of weights that are trained although the plan takes the model's for frozen: of
-    the last layers, say, or of embedding and head.
+    the last layers, say, or of embedding and head; and weights of these two beside the model's (``modules_to_save``).
 
     Args:
         passes: forward passes in an optimizer step.
     """
-    spec = engine.spec
-    found = [*spec.embed.parameters(), *spec.head.parameters(), spec.final_norm]
+    ends = [weight for module in (engine.spec.embed, engine.spec.head) for weight in module.parameters()]
+    found = [*ends, engine.spec.final_norm]
     for layer in engine.layers:
         found += [*layer.norms.values(), *(p for group in layer.groups if group.trained for p in group.parameters)]
     trained = {p for p in found if p.requires_grad} if shape.full is None else set()
     masters = sum(LOW * p.numel() for p in trained if p.element_size() < WIDE)
     gradients = sum(p.numel() * (WIDE if passes > 1 else p.element_size()) for p in trained)
-    return ParameterBytes(0, masters, sum(map(torch.numel, trained)) * moment_bytes(optimizer), gradients)
+    held = sum({weight.data_ptr(): weight.nbytes for weight in ends}.values()) if trained else 0
+    copies = max(0, held - shape.tables * shape.vocab * shape.hidden * shape.width)
+    return ParameterBytes(copies, masters, sum(map(torch.numel, trained)) * moment_bytes(optimizer), gradients)
 
 
 def memory_budget(device: torch.device, asked: int | None) -> int:
