@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,35 @@ def test_weights_freed_after_the_trainer_was_made_are_trained(
     trainer.train()
     assert trainer.forward == "engine"
     assert not [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+
+
+def test_weights_replaced_after_the_trainer_was_made_are_trained(
+    tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared
+) -> None:
+    model = model_of(tiny_llama_dir, torch.float32)
+    trainer = trainer_of(model, prepared, tmp_path, **{**RUN, "save_strategy": "no"})
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    model.load_state_dict({name: weight.clone() for name, weight in before.items()}, assign=True)
+    trainer.train()
+    assert not [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_two_trainers_of_a_model(dtype: torch.dtype, tiny_llama_dir: Path, tmp_path: Path, prepared: Prepared) -> None:
+    """Made together or one after the other, they train one after the other: neither takes the other's gradients."""
+    found = []
+    for together in (True, False):
+        model = model_of(tiny_llama_dir, dtype)
+        make = partial(trainer_of, model, prepared, tmp_path, **{**RUN, "save_strategy": "no"})
+        first = make()
+        second = make() if together else None
+        first.train()
+        second = second or make()
+        second.train()
+        found.append((losses(first), losses(second), list(model.parameters())))
+    (one, two, mine), (_, other, theirs) = found
+    assert two == other and two[1] < one[1]
+    assert all(map(torch.equal, mine, theirs))
 
 
 @pytest.mark.parametrize("adapters", [False, True])

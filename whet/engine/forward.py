@@ -60,7 +60,7 @@ class Engine:
         self._refresh = Refresh([group for group in groups if not group.trained])
         self._trained = [group for group in groups if group.trained]
         self._parameters = [parameter for layer in self.layers for parameter in layer.parameters]
-        self._trainable = self._required()
+        self._found = self._weights()
         self._seen = self._versions()
         self._off = False
         self._last: tuple[Any, Batch | None] = (None, None)
@@ -235,14 +235,15 @@ class Engine:
 
     @property
     def outdated(self) -> bool:
-        """Whether other weights of the layers are trained than when the engine was made: it would leave some out."""
-        return self._required() != self._trainable
+        """Whether the layers have other weights, or others are trained, than when the engine was made."""
+        return self._weights() != self._found
 
-    def _required(self) -> list[bool]:
+    def _weights(self) -> list[tuple[int, bool]]:
+        """Which weights there are, and whether each is trained."""
         parts = [parts for _, parts in self.spec.layers]
         norms = [getattr(part, name) for part in parts for name in NORMS]
         own = [weight for part in parts for module in part.modules() for weight in module.parameters()]
-        return [weight.requires_grad for weight in [*norms, *own] if weight is not None]
+        return [(id(weight), weight.requires_grad) for weight in [*norms, *own] if weight is not None]
 
     def _versions(self) -> list[tuple[int, int]]:
         return [(parameter.data_ptr(), parameter._version) for parameter in self._parameters]

@@ -94,9 +94,22 @@ class Sums:
         self._size = 1  # micro-batches of the pass that runs
         self._taken: set[Parameter] = set()  # whose gradients it has given
         self._there: dict[Parameter, int] = {}  # by a pass that failed; of so many micro-batches from here
-        # The garbage collector does not see through hooks: one that held this object would hold all weights for ever.
-        take = weakref.WeakMethod(self._take)
-        self.hooks = [p.register_post_accumulate_grad_hook(lambda p: _called(take, p)) for p in self.parameters]
+        self._hooks: list[Any] = []
+        self.listen()
+
+    def listen(self) -> None:
+        """Take gradients over from now on."""
+        if not self._hooks:
+            # The garbage collector does not see through hooks: one that held this object would hold all weights for
+            # ever.
+            take = weakref.WeakMethod(self._take)
+            self._hooks = [p.register_post_accumulate_grad_hook(lambda p: _called(take, p)) for p in self.parameters]
+
+    def leave(self) -> None:
+        """Take nothing over until ``listen``: another optimizer of these parameters may want their gradients."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
 
     def begin(self, size: int = 1) -> None:
         """A pass over so many micro-batches begins."""
@@ -299,6 +312,18 @@ class MasterOptimizer(torch.optim.Optimizer):
     def masters_of(self, parameter: Parameter) -> torch.Tensor:
         """A parameter's masters, in its shape: a copy in float32."""
         return torch.cat([piece.masters() for piece in self.pieces[parameter]]).view(parameter.shape)
+
+    def begin(self) -> None:
+        """A training begins, or another one after ``rest``; gradients of a step that did not end are forgotten."""
+        self.zero_grad()
+        if self.added is not None:
+            self.added.listen()
+
+    def rest(self) -> None:
+        """A training is over: gradients are forgotten, and those of later backwards left where autograd puts them."""
+        self.zero_grad()
+        if self.added is not None:
+            self.added.leave()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of this step."""

@@ -185,7 +185,7 @@ class WhetTrainer(Trainer):
         if self._released:
             self.engine, self._released = self._engine(), False
         if self.masters is not None:
-            self.masters.zero_grad()  # of a step that an error or Ctrl-C ended
+            self.masters.begin()
         try:
             with self._sharing(self.train_dataset, self.eval_dataset):
                 self.memory = self._plan()
@@ -209,6 +209,8 @@ class WhetTrainer(Trainer):
             if self.engine is not None:  # the weights become the model's own again: merge and save as usual
                 self.engine.release()
                 self.engine, self._released = None, True
+            if self.masters is not None:
+                self.masters.rest()
             self.interrupt.remove()
             self._show.close()
 
@@ -235,8 +237,7 @@ class WhetTrainer(Trainer):
         """
         memory = self.memory
         assert memory is not None
-        if not memory.settled:
-            # of several processes, one whose probe fails would leave the others waiting
+        if not memory.settled:  # of several processes, one whose probe fails would leave the others waiting
             probe = partial(self._probe, model) if self.accelerator.num_processes == 1 else None
             moment = moment_bytes(getattr(self.args.optim, "value", self.args.optim))
             made = self.masters is not None and self.masters.make_state()  # now, or of a run that goes on
