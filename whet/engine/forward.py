@@ -230,8 +230,10 @@ class Engine:
 
     @property
     def adapts_ends(self) -> bool:
-        """Whether the embedding or the head has an adapter: ``adapters_off`` does not reach those."""
-        return any(hasattr(module, "base_layer") for module in (self.spec.embed, self.spec.head))
+        """Whether embedding or head have an adapter of PEFT's, or a trained copy (``modules_to_save``): ``adapters_off``
+        does not reach those."""
+        names = ("base_layer", "original_module")
+        return any(hasattr(module, name) for module in (self.spec.embed, self.spec.head) for name in names)
 
     @property
     def outdated(self) -> bool:

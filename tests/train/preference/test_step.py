@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from whet.data.answer_loader import AnswerDataset, collate_answers
 from whet.data.answer_rows import AnswerRows
+from whet.models.adapters import add_lora
 from whet.text.encode import IGNORE
 from whet.train.preference.answers import Answers
 from whet.train.preference.dpo import Dpo
@@ -140,6 +141,32 @@ def test_the_reference_of_full_fine_tuning(
     trainer = make_trainer(make_model(kind), pairs, Dpo(0.1), micro=8)
     _, line = step_of(trainer)
     assert line["loss"] == pytest.approx(math.log(2), abs=1e-5) and abs(line["rewards/margins"]) < 1e-5
+
+
+@pytest.mark.parametrize("own", ["", " own"])
+@pytest.mark.parametrize("copied", [["lm_head"], ["embed_tokens"], ["embed_tokens", "lm_head"]])
+def test_the_reference_has_no_whole_copies(
+    make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows, own: str, copied: list[str]
+) -> None:
+    """Embedding and head that are trained as a whole beside adapters: the reference has those of before."""
+    base = make_model("full")
+    model = add_lora(
+        copy.deepcopy(base), rank=4, init_lora_weights=False, modules_to_save=copied, dropout=1e-9 if own else 0.0
+    )
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "modules_to_save" in name:
+                weight.add_(0.1 * torch.randn_like(weight))
+    trainer = make_trainer(model, pairs, Dpo(0.3))
+    assert (trainer.engine is None) == bool(own)
+    with trainer._sharing(trainer.train_dataset):
+        batch = trainer.data_collator([trainer.train_dataset[item] for item in range(2)])
+        forward = trainer._forward(trainer.model)
+        with forward.reference():
+            found = forward.logprobs(batch)
+    with torch.no_grad():
+        wanted = torch.cat(plain_tokens(base.eval(), pairs.prepared)[: 2 * 2])
+    assert (found - wanted).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("method", [*METHODS, Kto(0.3)], ids=lambda m: type(m).__name__ + getattr(m, "loss", ""))
