@@ -220,7 +220,7 @@ def test_norms_of_another_dtype_are_for_the_own_forward(
     model = add_lora(model, rank=4) if adapters else model
     trainer = trainer_of(model, prepared, tmp_path, **{**RUN, "save_strategy": "no"}, bf16=True, use_cpu=True)
     trainer.train()
-    why = "norms of another dtype than other weights need autocast"
+    why = "norms have another dtype than the other weights, which needs autocast"
     assert trainer.forward == f"the model's own: {why}" and losses(trainer)[6] < losses(trainer)[1]
 
 
@@ -247,7 +247,7 @@ class TestOptimizers:
     ) -> None:
         model = model_of(tiny_llama_dir, torch.bfloat16)
         trainer = trainer_of(model, prepared, tmp_path, **{**RUN, "save_strategy": "no", "optim": "adafactor"})
-        why = "adafactor works on whole matrices: weights become float32"
+        why = "the optimizer adafactor works on whole matrices, and weights become float32 for it"
         assert trainer.engine is None and trainer.forward == f"the model's own: {why}"
         trainer.train()
         assert {p.dtype for p in model.parameters()} == {torch.float32}
@@ -286,7 +286,7 @@ class TestOptimizers:
         """The engine has no copies of weights in another dtype."""
         trainer = trainer_of(model_of(tiny_llama_dir, torch.float32), prepared, tmp_path, bf16=True, use_cpu=True)
         why = (
-            "weights of torch.float32 are trained with products in torch.bfloat16; load them in that: masters are kept"
+            "weights are float32 and training is in bfloat16; load them as bfloat16: float32 masters keep small updates"
         )
         assert trainer.engine is None and trainer.forward == f"the model's own: {why}"
         assert f"the model's own forward is used, not the engine: {why}" in capsys.readouterr().err

@@ -230,7 +230,7 @@ class Engine:
 
     @property
     def adapts_ends(self) -> bool:
-        """Whether embedding or head have an adapter of PEFT's, or a trained copy (``modules_to_save``): ``adapters_off``
+        """Whether the embedding or the head has an adapter, or a trained copy (``modules_to_save``): ``adapters_off``
         does not reach those."""
         names = ("base_layer", "original_module")
         return any(hasattr(module, name) for module in (self.spec.embed, self.spec.head) for name in names)

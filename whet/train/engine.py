@@ -41,7 +41,7 @@ def engine_for(model: Any, *, processes: int = 1, full: str = "") -> Engine | st
     if full and any(weight.requires_grad for weight in _weights(spec)):
         return full
     if _needs_autocast(spec):
-        return "norms of another dtype than other weights need autocast"
+        return "norms have another dtype than the other weights, which needs autocast"
     compile_ahead(spec)
     engine = Engine(spec)
     problem = self_check(engine.spec, engine.run_layer, seen)

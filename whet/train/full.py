@@ -29,12 +29,15 @@ def engine_problem(model: torch.nn.Module, args: Any) -> str:
     dtype = next(model.parameters()).dtype
     products = torch.float16 if args.fp16 else torch.bfloat16 if args.bf16 else dtype
     if args.fp16:
-        return "training in float16 scales the loss"
+        return "training in float16 scales the loss, which the engine does not"
     if dtype != products:
-        return f"weights of {dtype} are trained with products in {products}; load them in that: masters are kept"
+        held, wanted = (str(each).removeprefix("torch.") for each in (dtype, products))
+        return (
+            f"weights are {held} and training is in {wanted}; load them as {wanted}: float32 masters keep small updates"
+        )
     name = getattr(args.optim, "value", args.optim)
     if dtype == torch.bfloat16 and name not in ELEMENTWISE:
-        return f"{name} works on whole matrices: weights become float32"
+        return f"the optimizer {name} works on whole matrices, and weights become float32 for it"
     if args.fsdp or args.deepspeed:
         return "FSDP or DeepSpeed holds the weights"
     return ""
