@@ -67,6 +67,18 @@ def test_a_part_of_the_weights(family, trained):
         assert (found[name] - gradient).norm() <= 1e-12 * gradient.norm(), name
 
 
+def test_tiles_are_for_frozen_weights():
+    """Trained MLPs go through whole: their gradients are rounded once."""
+    model = plain_model("llama", torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_("mlp" in name)
+    engine, batch = engine_of(model, "full"), batch_of((23,))
+    whole = gradients(model, engine.loss_sum(*batch))
+    engine.tile = 3
+    tiled = gradients(model, engine.loss_sum(*batch))
+    assert tiled.keys() == whole.keys() and all(torch.equal(tiled[name], whole[name]) for name in whole)
+
+
 def test_adapters_beside_trained_weights():
     """Adapters on attention, the MLP's own weights trained."""
     model = lora_model("llama", target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])

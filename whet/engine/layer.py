@@ -65,7 +65,8 @@ class LayerFunction(torch.autograd.Function):
         rows_N: torch.Tensor | None,
         *parameters: torch.nn.Parameter,
     ) -> torch.Tensor:
-        tile = batch.tile if policy != "none" else None
+        trained = layer.gate_up.trained or layer.down.trained  # their gradients would be rounded for each tile
+        tile = None if policy == "none" or trained else batch.tile
         y_ND, kept = layer_forward(x_TD, layer, batch, rows_N, tile)
         ctx.layer, ctx.batch, ctx.rows, ctx.tile = layer, batch, rows_N, tile
         ctx.kept = keep(kept, policy)

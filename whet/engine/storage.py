@@ -125,8 +125,8 @@ def lend(weight: torch.Tensor, view: torch.Tensor) -> None:
         return
     if weight.dtype != view.dtype or weight.device != view.device:
         raise ValueError(
-            f"a trained weight is {weight.dtype} on {weight.device} now; needed: {view.dtype} on {view.device}, as when "
-            "the trainer was made: convert or move the model before that"
+            f"a trained weight is {weight.dtype} on {weight.device} now; needed: {view.dtype} on {view.device}, "
+            "as when the trainer was made: convert or move the model before that"
         )
     view.copy_(weight.detach())
     weight.data = view
