@@ -107,6 +107,22 @@ def test_steps_of_an_optimizer_are_seen():
     assert abs(found - wanted) <= 1e-12 * abs(wanted)
 
 
+@pytest.mark.parametrize("family", ["llama_biases", "qwen2"])
+def test_frozen_weights_and_biases_that_are_written_are_seen(family):
+    """As a loaded state dict writes them."""
+    model = lora_model(family)
+    engine, batch = engine_of(model), batch_of()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    wanted, found = reference_loss(engine.spec, *batch), engine.loss_sum(*batch)
+    assert abs(found - wanted) <= 1e-12 * abs(wanted)
+    engine.release()
+    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
+    assert biases and len({p.untyped_storage().data_ptr() for p in biases}) == len(biases)
+    assert abs(reference_loss(engine.spec, *batch) - wanted) <= 1e-12 * abs(wanted)
+
+
 def test_weights_that_move_are_followed():
     model = full_model("llama_biases")
     engine, batch = engine_of(model), batch_of()

@@ -112,7 +112,7 @@ def fixed_bytes(shape: Shape, tokens: int, resident: int = 0, passes: int = 1) -
     table = shape.vocab * shape.hidden * shape.width
     nf4 = shape.storage == "nf4"
     operands = sum(shape.columns(group) * sum(shape.size(group)) for group in GROUPS) * shape.width
-    biases = shape.size("qkv")[0] * shape.width * 2 if shape.bias else 0  # the module's and the group's
+    biases = shape.size("qkv")[0] * shape.width if shape.bias else 0
     full = parameter_bytes(shape, shape.full, passes) if shape.full is not None else NOT_TRAINED
     return {
         "weights": shape.layers * (weight_bytes(shape) + shape.norms * shape.width + biases) + shape.hidden * 2,

@@ -49,7 +49,7 @@ class Group:
         widths: outputs of each module.
         trained: the weights themselves are trained, biases included.
         parameters: A_0, B_0, A_1, B_1 ... of the modules that have an adapter; of trained weights each and its bias.
-        bias: (N,) or None, in ``dtype``.
+        bias: (N,) or None, in ``dtype``; the modules' biases are views of it, unless they have another dtype.
 
     Raises:
         ValueError: modules with different inputs, an adapter that cannot be read, a weight that is not as ``storage``
@@ -80,6 +80,7 @@ class Group:
         self.parameters = [parameter for lora in loras if lora for parameter in (lora.A, lora.B)]
         self.parameters += [parameter for base, _ in self._own for parameter in _parameters(base)]
         self.bias = _bias(bases, self.widths, dtype)
+        self._biases = _places(bases, self.widths, self.bias)
         self._blocks = _blocks(loras, self.widths)
         shape = (self.N, self.K, self.R)
         self.storage: Storage
@@ -196,23 +197,21 @@ class Group:
             self._lend_bias()
 
     def _lend_bias(self) -> None:
-        """The modules' trained biases become views of ``bias``."""
-        for base, rows in self._own:
-            if self.bias is not None and base.bias is not None:
-                lend(base.bias, self.bias[rows])
+        """The modules' biases become views of ``bias``."""
+        for own, view in self._biases:
+            lend(own, view)
 
     def bytes(self) -> dict[str, int]:
-        """What the group holds in memory, see ``Storage.bytes``; ``bias`` is its copy of the biases."""
+        """What the group holds in memory, see ``Storage.bytes``; ``bias`` are the biases."""
         bias = 0 if self.bias is None else self.bias.numel() * self.bias.element_size()
         return {**self.storage.bytes(), "bias": bias}
 
     def release(self) -> None:
         """Gives the modules weights of their own again, in place of views; the group is of no more use."""
         self.storage.release()
-        for base, _ in self._own:
-            if base.bias is not None:
-                base.bias.data = base.bias.data.clone()
-        self._own = []
+        for own, _ in self._biases:
+            own.data = own.data.clone()
+        self._own, self._biases = [], []
 
 
 class Refresh:
@@ -304,3 +303,13 @@ def _bias(bases: Sequence[Any], widths: Sequence[int], dtype: torch.dtype) -> to
         for bias, width in zip(found, widths, strict=True)
     ]
     return torch.cat(parts)
+
+
+def _places(
+    bases: Sequence[Any], widths: Sequence[int], bias: torch.Tensor | None
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The modules' biases and their places in the group's, of the same dtype and device."""
+    if bias is None:
+        return []
+    own = [(getattr(base, "bias", None), bias[rows]) for base, rows in zip(bases, _slices(widths), strict=True)]
+    return [(b, view) for b, view in own if b is not None and (b.dtype, b.device) == (view.dtype, view.device)]
