@@ -10,6 +10,7 @@ import torch
 
 from whet import runtime
 from whet.console import notice
+from whet.train.optim import name_of
 
 NEED_BITSANDBYTES = (
     "adamw_8bit",
@@ -111,7 +112,7 @@ def weights_asked(bf16: bool | str | None, *, frozen: bool) -> torch.dtype | Non
 def settle_own(args: Any) -> None:
     """Before transformers looks at them: the precision and the optimizer of a trainer's new arguments, in place."""
     args.bf16, args.fp16 = mixed_precision(args.bf16, args.fp16)
-    args.optim = optimizer_name(getattr(args.optim, "value", args.optim))
+    args.optim = optimizer_name(name_of(args))
 
 
 def settle(args: Any) -> Any:
@@ -119,6 +120,6 @@ def settle(args: Any) -> Any:
     settled = copy.copy(args)
     settled.bf16, settled.fp16 = mixed_precision(args.bf16, args.fp16)
     settled.mixed_precision = "bf16" if settled.bf16 else "fp16" if settled.fp16 else "no"
-    name = optimizer_name(getattr(args.optim, "value", args.optim))
+    name = optimizer_name(name_of(args))
     settled.optim = type(args.optim)(name) if hasattr(args.optim, "value") else name
     return settled

@@ -12,7 +12,7 @@ from transformers import Trainer
 from whet.console import notice
 from whet.train.fallback import NEED_BITSANDBYTES, NEED_TORCHAO
 from whet.train.masters import MasterOptimizer
-from whet.train.optim import FUSED, NAMES
+from whet.train.optim import FUSED, NAMES, name_of
 
 # Optimizers that treat each element alone, or in blocks: masters come to them in stretches.
 ELEMENTWISE = {*NAMES, *NEED_BITSANDBYTES, *NEED_TORCHAO, "sgd", "adagrad", "rmsprop"}
@@ -35,7 +35,7 @@ def engine_problem(model: torch.nn.Module, args: Any) -> str:
         return (
             f"weights are {held} and training is in {wanted}; load them as {wanted}: float32 masters keep small updates"
         )
-    name = getattr(args.optim, "value", args.optim)
+    name = name_of(args)
     if dtype == torch.bfloat16 and name not in ELEMENTWISE:
         return f"the optimizer {name} works on whole matrices, and weights become float32 for it"
     if args.fsdp or args.deepspeed:
@@ -68,7 +68,7 @@ def full_optimizer(
         if all(p.requires_grad and p.dtype == torch.float32 for p in model.parameters()):
             notice(f"training {count:,} parameters in float32")
         return None
-    name = getattr(args.optim, "value", args.optim)
+    name = name_of(args)
     plain = all(type(p.data) is torch.Tensor and p.dtype in (torch.bfloat16, torch.float32) for p in trained.values())
     if name not in ELEMENTWISE or not plain or not all(p.is_contiguous() for p in trained.values()):
         notice(f"training {count:,} parameters in float32: {name} cannot work on masters of bfloat16 weights")

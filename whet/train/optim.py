@@ -21,6 +21,11 @@ NAMES = ("adamw_torch", "adamw_torch_fused")  # what transformers calls torch.op
 FUSED = ("cpu", "cuda", "mps", "xpu")  # devices with torch's fused kernel
 
 
+def name_of(args: Any) -> str:
+    """The optimizer that transformers' ``TrainingArguments`` name."""
+    return str(getattr(args.optim, "value", args.optim))
+
+
 class FlatAdamW(torch.optim.Optimizer):
     """AdamW as torch.optim.AdamW computes it (fused where the device has that), one call per group.
 
@@ -178,7 +183,7 @@ def adapter_optimizer(model: torch.nn.Module, args: Any, decayed: Collection[str
         None where another optimizer is asked for, or something else is trained, or others (DeepSpeed, FSDP) keep the
         parameters: transformers makes the optimizer then.
     """
-    if getattr(args.optim, "value", args.optim) not in NAMES or args.fsdp or args.deepspeed:
+    if name_of(args) not in NAMES or args.fsdp or args.deepspeed:
         return None
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     plain = all(".lora_" in name and type(p.data) is torch.Tensor for name, p in trained.items())

@@ -36,7 +36,7 @@ from whet.train.joined import joined
 from whet.train.masters import MasterOptimizer
 from whet.train.memory import Memory, out_of_memory, trained_bytes
 from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory_limit, probe_peak
-from whet.train.optim import adapter_optimizer
+from whet.train.optim import adapter_optimizer, name_of
 from whet.train.shared_attention import is_told, say_shared, sharing_prompts
 from whet.train.shortage import again_with_less, hold_gradients, way_back
 
@@ -225,8 +225,8 @@ class WhetTrainer(Trainer):
         )
         goal = self.wish.goal or goal_of(own, args)
         budget = memory_budget(args.device, self.wish.max_memory)
-        name = getattr(args.optim, "value", args.optim)
-        planner = Planner(self.engine, batches, goal, budget, name) if self.engine is not None else None
+        engine = self.engine
+        planner = Planner(engine, batches, goal, budget, name_of(args)) if engine is not None else None
         return Memory(planner, own, batches, goal, budget)
 
     def training_step(self, model: Any, inputs: Batch, num_items_in_batch: Any = None) -> torch.Tensor:
@@ -239,7 +239,7 @@ class WhetTrainer(Trainer):
         assert memory is not None
         if not memory.settled:  # of several processes, one whose probe fails would leave the others waiting
             probe = partial(self._probe, model) if self.accelerator.num_processes == 1 else None
-            moment = moment_bytes(getattr(self.args.optim, "value", self.args.optim))
+            moment = moment_bytes(name_of(self.args))
             made = self.masters is not None and self.masters.make_state()  # now, or of a run that goes on
             memory.settle(probe, not_yet=self.flat is None and not made, moment=moment)
         layout = inputs["layout"]
@@ -348,7 +348,7 @@ class WhetTrainer(Trainer):
         alone = self.accelerator.num_processes == 1 and self.args.device.type == "cuda"
         if self.engine is not None or not alone or not is_told(self._own):
             return
-        gradients, coming = trained_bytes(self._own, getattr(self.args.optim, "value", self.args.optim))
+        gradients, coming = trained_bytes(self._own, name_of(self.args))
         before = torch.cuda.memory_allocated(self.args.device) + gradients
         probe = partial(probe_peak, partial(self._probe, self.model), self.args.device)
         self.memory.merge(probe, before, coming)
