@@ -119,11 +119,10 @@ def run_whet(model_path: str, rows: list[dict[str, str]], folder: str, engine: b
 
 def without_engine(trainer: Any) -> None:
     """The model's own forward with the fused loss, as for a model that the engine does not know."""
-    from whet.models.parts import halves
 
     if getattr(trainer, "engine", None) is not None:
         trainer.engine.release()
-        trainer.engine, trainer.halves = None, halves(trainer.model)
+        trainer.attachment.engine = None
 
 
 def run_trl(model_path: str, rows: list[dict[str, str]], folder: str, bf16: bool) -> dict[str, float]:

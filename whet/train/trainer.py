@@ -23,14 +23,15 @@ from whet.engine.transfer import to_device
 from whet.errors import TrainingError
 from whet.models.parts import Halves, halves
 from whet.train.arguments import without_waits
+from whet.train.attachment import Attachment
 from whet.train.batches import count_merged
 from whet.train.callbacks import RecordMetrics, ShowProgress, StopOnInterrupt, TokenMeter
 from whet.train.checkpoint import remove_incomplete
-from whet.train.engine import engine_for, goal_of
+from whet.train.engine import goal_of
 from whet.train.finite import FiniteLosses
 from whet.train.flat import FlatAdapters
 from whet.train.forward import Batch, Forward, Objective, Way
-from whet.train.full import engine_problem, full_optimizer
+from whet.train.full import full_optimizer
 from whet.train.full_plan import moment_bytes
 from whet.train.joined import joined
 from whet.train.masters import MasterOptimizer
@@ -53,7 +54,6 @@ class WhetTrainer(Trainer):
         wish: what was asked of memory.
 
     Attributes:
-        forward: "engine", or why the model's own forward runs.
         memory: of the training that runs or has run.
     """
 
@@ -93,14 +93,15 @@ class WhetTrainer(Trainer):
         self.meter = TokenMeter()
         self.flat: FlatAdapters | None = None
         self.masters: MasterOptimizer | None = None
-        self._released = self._resumed = self._modes_set = False
+        self._resumed = self._modes_set = False
         self._operations: int | None = None  # of a token, as transformers counts them
         self._waiting: list[Batch] = []  # micro-batches of the step that will go through with the next ones
         self._to_come = 0
         self.wish, self.objective = wish, objective
-        self.forward = ""
         self.memory: Memory | None = None
-        self.engine = self._engine() if train_dataset else None
+        self.attachment = Attachment(lambda: self._own, self.args, self.accelerator.num_processes)
+        if train_dataset:
+            self.attachment.attach()
         if self.engine is None and self.halves is None:
             notice("this model changes its logits after the head: its own forward is used, with all logits")
         self.interrupt = StopOnInterrupt()
@@ -128,15 +129,15 @@ class WhetTrainer(Trainer):
             self._known = model, self.accelerator.unwrap_model(model)
         return self._known[1]
 
-    def _engine(self) -> Engine | None:
-        own = self._own
-        found = engine_for(own, processes=self.accelerator.num_processes, full=engine_problem(own, self.args))
-        if isinstance(found, Engine):
-            self.forward = "engine"
-            return found
-        self.forward = f"the model's own: {found}"
-        notice(f"the model's own forward is used, not the engine: {found}", key="engine")
-        return None
+    @property
+    def engine(self) -> Engine | None:
+        """None where the model's own forward runs."""
+        return self.attachment.engine
+
+    @property
+    def forward(self) -> str:
+        """ "engine", or why the model's own forward runs."""
+        return self.attachment.forward
 
     def _get_train_sampler(self, train_dataset: Any = None) -> SeededSampler:
         """Random order; single rows of like length stand in one batch, so that little is padded."""
@@ -179,11 +180,7 @@ class WhetTrainer(Trainer):
         self._resumed, self._modes_set, self._operations = bool(resume_from_checkpoint), False, None
         if self._finite is not None:
             self._finite.begin()
-        if self.engine is not None and self.engine.outdated:
-            self.engine.release()
-            self._released = True
-        if self._released:
-            self.engine, self._released = self._engine(), False
+        self.attachment.renew()
         if self.masters is not None:
             self.masters.begin()
         try:
@@ -206,9 +203,7 @@ class WhetTrainer(Trainer):
                 raise
             raise output_error from error
         finally:
-            if self.engine is not None:  # the weights become the model's own again: merge and save as usual
-                self.engine.release()
-                self.engine, self._released = None, True
+            self.attachment.give_back()
             if self.masters is not None:
                 self.masters.rest()
             self.interrupt.remove()
@@ -462,7 +457,7 @@ class WhetTrainer(Trainer):
         was_training = model.training
         model.eval()
         loader: Any = self.get_eval_dataloader(eval_dataset)
-        with self._sharing(loader.dataset):
+        with self.attachment.for_now(), self._sharing(loader.dataset):
             if self.objective is not None:
                 self._prepare_objective(loader.dataset)
                 loader = [self._prepare_inputs(inputs) for inputs in loader]

@@ -236,3 +236,21 @@ def test_nothing_holds_a_model_after_its_training(
     del model
     gc.collect()
     assert not any(weight() is not None for weight in weights)
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_validation_after_the_training_computes_as_one_in_it(
+    make_model: Callable[..., Any], make_trainer: Callable[..., Any], pairs: AnswerRows, kind: str, dtype: torch.dtype
+) -> None:
+    """With a learning rate of 0 no margin either: its reference was computed by the engine."""
+    trainer = make_trainer(make_model(kind, dtype), pairs, Dpo(0.1), learning_rate=0.0)
+    during = trainer.evaluate()
+    trainer.train()
+    assert trainer.engine is None and trainer.forward == "engine"
+    after = trainer.evaluate()
+    assert trainer.engine is None and trainer.forward == "engine"
+    assert after["eval_loss"] == during["eval_loss"] and after["eval_logps/chosen"] == during["eval_logps/chosen"]
+    assert kind == "lora" or after["eval_rewards/margins"] == 0
+    places = {weight.untyped_storage().data_ptr() for weight in trainer.model.parameters()}
+    assert len(places) == len(list(trainer.model.parameters())) or kind == "lora"

@@ -37,7 +37,7 @@ from whet.train.trainer import WhetTrainer
 FEW = 500  # examples below which preferences are mostly learned by heart
 CUT_SHARE = 0.05  # of examples too long, from which that is a warning
 LOOKED_AT = 200  # trained examples that are looked at after the run
-NO_MARGIN = 1e-3  # mean margin that a model may have which did not move, if its reference is another forward's
+NO_MARGIN = 1e-3  # mean margin that a model may have which did not move: its reference was computed in other batches
 NEAR_ZERO = 0.02  # mean loss of a log-sigmoid at the end of a run: nothing is left to learn from these pairs
 
 
