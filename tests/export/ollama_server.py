@@ -47,83 +47,85 @@ class Ollama:
     url: str = ""
 
 
-def _handler(state: Ollama) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    state: Ollama
 
-        def do_GET(self) -> None:
-            state.calls.append(("GET", self.path))
-            self._json(200, {"version": VERSION}) if self.path == "/api/version" else self._json(404, {"error": "?"})
+    def do_GET(self) -> None:
+        self.state.calls.append(("GET", self.path))
+        self._json(200, {"version": VERSION}) if self.path == "/api/version" else self._json(404, {"error": "?"})
 
-        def do_HEAD(self) -> None:
-            state.calls.append(("HEAD", self.path))
-            found = DIGEST.fullmatch(self.path)
-            self._reply(400 if found is None else 200 if found[1] in state.blobs else 404, b"")
+    def do_HEAD(self) -> None:
+        self.state.calls.append(("HEAD", self.path))
+        found = DIGEST.fullmatch(self.path)
+        self._reply(400 if found is None else 200 if found[1] in self.state.blobs else 404, b"")
 
-        def do_POST(self) -> None:
-            state.calls.append(("POST", self.path))
-            found = DIGEST.fullmatch(self.path)
-            if found:
-                self._blob(found[1])
-            elif self.path == "/api/create":
-                self._create(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            else:
-                self._json(404, {"error": "404 page not found"})
+    def do_POST(self) -> None:
+        self.state.calls.append(("POST", self.path))
+        found = DIGEST.fullmatch(self.path)
+        if found:
+            self._blob(found[1])
+        elif self.path == "/api/create":
+            self._create(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        else:
+            self._json(404, {"error": "404 page not found"})
 
-        def _blob(self, digest: str) -> None:
-            if state.refuse_upload is not None:
+    def _blob(self, digest: str) -> None:
+        if self.state.refuse_upload is not None:
+            self.close_connection = True
+            self._json(self.state.refuse_upload[0], {"error": self.state.refuse_upload[1]})
+            return
+        left, body = int(self.headers["Content-Length"]), bytearray()
+        while left:
+            piece = self.rfile.read1(min(left, 2**20))
+            if not piece:
+                return
+            body += piece
+            left -= len(piece)
+            if self.state.drop_upload_after is not None and len(body) >= self.state.drop_upload_after:
                 self.close_connection = True
-                self._json(state.refuse_upload[0], {"error": state.refuse_upload[1]})
                 return
-            left, body = int(self.headers["Content-Length"]), bytearray()
-            while left:
-                piece = self.rfile.read1(min(left, 2**20))
-                if not piece:
-                    return
-                body += piece
-                left -= len(piece)
-                if state.drop_upload_after is not None and len(body) >= state.drop_upload_after:
-                    self.close_connection = True
-                    return
-            if f"sha256:{hashlib.sha256(body).hexdigest()}" != digest:
-                self._json(400, {"error": f'digest mismatch, expected "{digest}"'})
+        if f"sha256:{hashlib.sha256(body).hexdigest()}" != digest:
+            self._json(400, {"error": f'digest mismatch, expected "{digest}"'})
+            return
+        self.state.blobs[digest] = bytes(body)
+        self._reply(201, b"")
+
+    def _create(self, body: dict[str, Any]) -> None:
+        problem = _problem(self.state, body)
+        if problem:
+            self._json(400, {"error": problem})
+            return
+        lines = [json.dumps({"status": status}).encode() for status in _progress(body)]
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        for number, line in enumerate(lines if self.state.create_lines is None else self.state.create_lines):
+            if self.state.die_in_create and number == 1:
+                self.close_connection = True
                 return
-            state.blobs[digest] = bytes(body)
-            self._reply(201, b"")
+            if self.state.create_lines is None and number == len(lines) - 1:
+                self.state.models[body["model"]] = body  # there before "success" is said, as in Ollama
+            self.wfile.write(b"%x\r\n%s\n\r\n" % (len(line) + 1, line))
+            self.wfile.flush()
+        self.wfile.write(b"0\r\n\r\n")
 
-        def _create(self, body: dict[str, Any]) -> None:
-            problem = _problem(state, body)
-            if problem:
-                self._json(400, {"error": problem})
-                return
-            lines = [json.dumps({"status": status}).encode() for status in _progress(body)]
-            self.send_response(200)
-            self.send_header("Content-Type", "application/x-ndjson")
-            self.send_header("Transfer-Encoding", "chunked")
-            self.end_headers()
-            for number, line in enumerate(lines if state.create_lines is None else state.create_lines):
-                if state.die_in_create and number == 1:
-                    self.close_connection = True
-                    return
-                if state.create_lines is None and number == len(lines) - 1:
-                    state.models[body["model"]] = body  # there before "success" is said, as in Ollama
-                self.wfile.write(b"%x\r\n%s\n\r\n" % (len(line) + 1, line))
-                self.wfile.flush()
-            self.wfile.write(b"0\r\n\r\n")
+    def _json(self, status: int, answer: dict[str, Any]) -> None:
+        self._reply(status, json.dumps(answer).encode())
 
-        def _json(self, status: int, answer: dict[str, Any]) -> None:
-            self._reply(status, json.dumps(answer).encode())
+    def _reply(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
-        def _reply(self, status: int, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+    def log_message(self, *_: object) -> None: ...
 
-        def log_message(self, *_: object) -> None: ...
 
-    return Handler
+def _handler(state: Ollama) -> type[Handler]:
+    return type("Bound", (Handler,), {"state": state})
 
 
 def _problem(state: Ollama, body: dict[str, Any]) -> str:
