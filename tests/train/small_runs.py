@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from whet.data.loader import PackedDataset, prepare
+from whet.data.records import PairRecord
+from whet.data.tokens import encode_records
+
 STEPS = 6
 NUMBERS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
 
@@ -17,6 +21,13 @@ def question(a: int, b: int) -> dict[str, str]:
     """A row whose length depends on its numbers, so that rows, batches and bins are uneven."""
     words = " ".join([*[NUMBERS[a]] * (1 + b % 3), "and", NUMBERS[b]])
     return {"prompt": f"Question: {words}?\nAnswer:\n", "completion": " ".join([str(a + b), *[NUMBERS[b]] * (a % 4)])}
+
+
+def packed_questions(tokenizer: Any, length: int = 256) -> PackedDataset:
+    """48 such rows, in packed rows of at most ``length`` tokens."""
+    rows = [question(a, b) for a in range(8) for b in range(6)]
+    records = [PairRecord(row["prompt"], row["completion"]) for row in rows]
+    return PackedDataset(prepare(encode_records(tokenizer, records), length), length)
 
 
 def without_engine(model: Any) -> Any:

@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from small_runs import question
+from small_runs import packed_questions
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 from whet import api
 from whet.console import forget_notices
-from whet.data.loader import PackedDataset, collate, prepare
-from whet.data.records import PairRecord
-from whet.data.tokens import encode_records
+from whet.data.loader import PackedDataset, collate
 from whet.engine.forward import Engine
 from whet.engine.memory import activation_peak, fixed_bytes
 from whet.engine.rates import H200
@@ -45,10 +43,7 @@ def model(tiny_llama_dir: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def dataset(tiny_llama_dir: Path) -> PackedDataset:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
-    rows = [question(a, b) for a in range(8) for b in range(6)]
-    records = [PairRecord(row["prompt"], row["completion"]) for row in rows]
-    return PackedDataset(prepare(encode_records(tokenizer, records), 256), 256)
+    return packed_questions(AutoTokenizer.from_pretrained(tiny_llama_dir))
 
 
 def engine_of(model: Any) -> Engine:

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from small_runs import question
+from small_runs import packed_questions
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
 from whet.console import forget_notices
-from whet.data.loader import PackedDataset, Prepared, collate, prepare
-from whet.data.records import PairRecord
-from whet.data.tokens import encode_records
+from whet.data.loader import PackedDataset, collate
 from whet.engine.forward import Engine
 from whet.engine.loss import IGNORE
 from whet.engine.memory import activation_peak, fixed_bytes
@@ -42,12 +40,7 @@ def model(tiny_llama_dir: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def dataset(tiny_llama_dir: Path) -> PackedDataset:
-    tokenizer = AutoTokenizer.from_pretrained(tiny_llama_dir)
-    rows = [question(a, b) for a in range(8) for b in range(6)]
-    prepared: Prepared = prepare(
-        encode_records(tokenizer, [PairRecord(r["prompt"], r["completion"]) for r in rows]), 256
-    )
-    return PackedDataset(prepared, 256)
+    return packed_questions(AutoTokenizer.from_pretrained(tiny_llama_dir))
 
 
 @pytest.fixture
