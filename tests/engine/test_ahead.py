@@ -13,7 +13,7 @@ from transformers import GPT2Config
 
 from whet.engine.ahead import kinds_of, kinds_of_config, launches_of
 from whet.engine.forward import Engine
-from whet.engine.kernels.launch import distinct, launch, noted, variant
+from whet.engine.kernels.launch import Launch, compiled, distinct, launch, noted, variant
 from whet.engine.layer import Policy
 from whet.engine.read import read_model
 from whet.engine.spec import ModelSpec
@@ -164,20 +164,34 @@ def test_triton_compiles_nothing_at_the_launches_themselves(tmp_path, monkeypatc
     from triton import knobs
     from triton.runtime import driver
 
-    def warm(launched) -> None:
-        launched.kernel.warmup(*launched.arguments, grid=launched.grid, **launched.constants)
-
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    compiled: list[str] = []
-    monkeypatch.setattr(knobs.compilation, "listener", lambda src, **_: compiled.append(src.name))
+    names: list[str] = []
+    monkeypatch.setattr(knobs.compilation, "listener", lambda src, **_: names.append(src.name))
     spec = spec_of("gemma3", nf4=True)
     ahead = launches_of(kinds_of(spec))
     with noted() as launches:
         step(spec, "none")
     monkeypatch.setattr(driver, "_active", Hopper())  # reset_active fails where there is no GPU to go back to
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(warm, ahead))
-    assert len(compiled) == len(ahead)
+        list(pool.map(compiled, ahead))
+    assert len(names) == len(ahead)
     for launched in launches:
-        warm(launched)
-    assert len(compiled) == len(ahead)
+        compiled(launched)
+    assert len(names) == len(ahead)
+
+
+def test_a_source_that_another_thread_disturbed_is_parsed_again() -> None:
+    class Disturbed:
+        calls = 0
+
+        def warmup(self, *_, grid) -> str:
+            self.calls += 1
+            if self.calls < 3:
+                raise SystemError("AST constructor recursion depth mismatch (before=42, after=37)")
+            return f"compiled at {grid}"
+
+    kernel = Disturbed()
+    assert compiled(Launch(kernel, (1,), (), {})) == "compiled at (1,)" and kernel.calls == 3
+    kernel.calls = -10
+    with pytest.raises(SystemError, match="mismatch"):
+        compiled(Launch(kernel, (1,), (), {}))

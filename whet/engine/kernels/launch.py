@@ -17,6 +17,7 @@ import torch
 
 ALIGNMENT = 16  # bytes of a pointer, and a divisor of an integer, that Triton compiles for
 LARGEST_INT32 = 2**31 - 1
+PARSES = 4  # tries of a kernel's source beside other threads
 
 
 class Launch(NamedTuple):
@@ -87,8 +88,21 @@ def compile_all(launches: Iterable[Launch], device: torch.device, threads: int) 
 
 def _make_ready(launched: Launch, device: torch.device) -> None:
     with torch.cuda.device(device):
-        compiled = launched.kernel.warmup(*launched.arguments, grid=launched.grid, **launched.constants)
-        _ = compiled.run  # builds the launcher and loads the kernel
+        _ = compiled(launched).run  # builds the launcher and loads the kernel
+
+
+def compiled(launched: Launch) -> Any:
+    """The kernel of a launch as Triton compiles it, in any thread.
+
+    Triton parses a kernel's source by ``ast.parse``, whose depth Python 3.11 counts for all threads together: where a
+    garbage collection in the middle of it lets another thread parse, it ends in a SystemError, and is tried again.
+    """
+    for _ in range(PARSES):
+        try:
+            return launched.kernel.warmup(*launched.arguments, grid=launched.grid, **launched.constants)
+        except SystemError:
+            continue
+    return launched.kernel.warmup(*launched.arguments, grid=launched.grid, **launched.constants)
 
 
 def _kind(value: Any, free: bool) -> Any:
