@@ -11,8 +11,9 @@ The time of a step is taken between the ends of optimizer steps, with the GPU id
 the reference ahead, once for each pair; its time for a step's pairs, after a batch to warm up, is added to the step, as
 TRL computes it in the step.
 
-Variants: of whet a goal of its memory plan (fastest, smallest, full, ...); of TRL ``plain``, ``liger`` (its
-``use_liger_kernel``) and ``keep`` (with Liger, without gradient checkpointing).
+Variants: of whet a goal of its memory plan (fastest, smallest, full, ...), or ``streamed``: the fastest with the
+layers' weights in main memory; of TRL ``plain``, ``liger`` (its ``use_liger_kernel``) and ``keep`` (with
+Liger, without gradient checkpointing).
 """
 
 from __future__ import annotations
@@ -134,6 +135,7 @@ def whet_trainer(setting: Setting, options: argparse.Namespace, watch: Stopwatch
     from whet.train.memory_plan import Wish
     from whet.train.preference.dpo import Dpo
     from whet.train.preference.objective import PreferenceObjective
+    from whet.train.streaming import keep_in_main_memory
     from whet.train.trainer import WhetTrainer
 
     class Timed(PreferenceObjective):
@@ -150,8 +152,13 @@ def whet_trainer(setting: Setting, options: argparse.Namespace, watch: Stopwatch
             self.seconds += now() - began
 
     model = model_of(options)
+    streamed = options.variant == "streamed"
+    if streamed:
+        model = model.cpu()
     if options.kind == "lora":
         model = add_lora(model, rank=RANK, alpha=RANK, seed=3407)
+    if streamed:
+        keep_in_main_memory(model, torch.device(options.device))
     documents = [
         Encoded([*prompt, *answer], ((len(prompt), len(prompt) + len(answer)),))
         for prompt, chosen, rejected in pairs_of(setting, model.config.vocab_size)
@@ -159,7 +166,8 @@ def whet_trainer(setting: Setting, options: argparse.Namespace, watch: Stopwatch
     ]
     rows = AnswerRows(prepare(documents, setting.tokens), 2)
     collate = CollateAnswers(0)
-    wish = Wish(options.variant, parse_size(options.max_memory) if options.max_memory else None)
+    goal = "fastest" if streamed else options.variant
+    wish = Wish(goal, parse_size(options.max_memory) if options.max_memory else None)
     trainer = WhetTrainer(
         model=model, args=arguments(TrainingArguments, setting, options), train_dataset=AnswerDataset(rows),
         collate=collate, tokenizer=None, callbacks=[watch], wish=wish, objective=Timed(Dpo(BETA)),

@@ -33,6 +33,8 @@ from whet.train import sft_trainer
 from whet.train.engine import ASKED, head_start
 from whet.train.fallback import weights_asked
 from whet.train.sft_trainer import SFTConfig
+from whet.train.streaming import ASKED as STREAM_ASKED
+from whet.train.streaming import keep_in_main_memory, streams_here
 
 
 class FastLanguageModel:
@@ -54,6 +56,7 @@ class FastLanguageModel:
         use_gradient_checkpointing: bool | str = "auto",
         revision: str | None = None,
         random_state: int = 3407,
+        stream_weights: bool = False,
         **unknown: Any,
     ) -> tuple[Any, Any]:
         """Load a model and its tokenizer.
@@ -64,18 +67,19 @@ class FastLanguageModel:
             dtype: None chooses for the device: bfloat16 where it is fast, else float16 on a GPU, float32 on a CPU.
             load_in_4bit: NF4 where the device can; elsewhere the library says so and goes on.
             full_finetuning: train all weights: in bfloat16 with float32 masters where it is fast, else in float32.
+            stream_weights: the layers' 16-bit weights stay in main memory (docs/train.md); load_in_4bit does not count.
 
         Raises:
             ModelError: no such model.
             WhetError: an argument of an unknown name.
         """
         refuse_arguments(unknown, FastLanguageModel.from_pretrained)
-        if rope_scaling:
-            raise ModelError("rope_scaling is not supported yet", "None", "use a model with a longer context")
+        _refuse(rope_scaling, stream_weights and (full_finetuning or load_in_8bit or device_map is not None))
         runtime.seed_everything(random_state)
-        four = load_in_4bit and not (load_in_16bit or load_in_8bit or full_finetuning)
+        four = load_in_4bit and not (load_in_16bit or load_in_8bit or full_finetuning or stream_weights)
+        streamed = streams_here(stream_weights)
+        hub: dict[str, Any] = {"token": token, "revision": revision, "trust_remote_code": trust_remote_code}
         if not (full_finetuning or load_in_8bit):
-            hub = {"token": token, "revision": revision, "trust_remote_code": trust_remote_code}
             head_start(model_name, dtype, four_bit=four, **hub)
         model, tokenizer = load_model(
             model_name,
@@ -83,12 +87,12 @@ class FastLanguageModel:
             load_in_4bit=four,
             load_in_8bit=load_in_8bit and not full_finetuning,
             device_map=device_map,
-            token=token,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
+            **hub,
             trainable_adapter=True,
             training=True,
+            on_cpu=streamed,
         )
+        _stream(model, streamed)
         model.max_seq_length = context_length(model.config, max_seq_length)
         if full_finetuning:
             model.requires_grad_(True)
@@ -139,6 +143,8 @@ class FastLanguageModel:
             init_lora_weights=init_lora_weights,
             seed=random_state,
         )
+        if getattr(model, STREAM_ASKED, False):
+            keep_in_main_memory(wrapped, runtime.device())
         wrapped.max_seq_length = max_seq_length or getattr(model, "max_seq_length", None)
         _checkpointing(wrapped, use_gradient_checkpointing)
         _bind(wrapped)
@@ -273,6 +279,21 @@ def _bind(model: Any) -> None:
     model.save_pretrained_gguf = MethodType(save_pretrained_gguf, model)
     model.save_pretrained_merged = MethodType(save_pretrained_merged, model)
     bind_push(model)
+
+
+def _refuse(rope_scaling: Any, streamed_and_more: bool) -> None:
+    if rope_scaling:
+        raise ModelError("rope_scaling is not supported yet", "None", "use a model with a longer context")
+    if streamed_and_more:
+        raise WhetError("stream_weights with full_finetuning, load_in_8bit or device_map", "stream_weights alone")
+
+
+def _stream(model: Any, streamed: bool) -> None:
+    """Its weights stay in main memory: at once with an adapter, else as soon as ``get_peft_model`` has added one."""
+    if streamed and isinstance(getattr(model, "peft_config", None), dict):
+        keep_in_main_memory(model, runtime.device())
+    elif streamed:
+        setattr(model, STREAM_ASKED, True)
 
 
 def _trained_dtype(asked: torch.dtype | None) -> torch.dtype | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,9 @@ from whet.cli import main
 from whet.config import parse_config
 from whet.config.sizes import format_size, parse_size
 from whet.console import forget_notices
+from whet.engine.rates import H200
 from whet.errors import ConfigError, WhetError
+from whet.train import plan as run_plan
 
 WORDS = ["zero", "one", "two", "three", "four", "five", "six", "seven"]
 
@@ -91,6 +95,50 @@ def test_qlora_is_planned_with_packed_weights(config: Path) -> None:
     qlora = api.plan(config, gpu="h200", overrides=["adapter=qlora"])
     assert lora.plan is not None and qlora.plan is not None
     assert any("4-bit" in name for name in lora.others) and any("16-bit" in name for name in qlora.others)
+
+
+def test_streamed_weights_are_listed_where_others_do_not_fit(config: Path) -> None:
+    roomy = api.plan(config, gpu="24GiB")
+    assert roomy.plan is not None and roomy.plan.fits and not any("streamed" in name for name in roomy.others)
+    least = min(choice.reserved_bytes for choice in (roomy.plan, *roomy.plan.alternatives))
+    for adapter in ("lora", "qlora"):
+        tight = api.plan(config, max_memory=str(least - 2**20), gpu="24GiB", overrides=[f"adapter={adapter}"])
+        assert "fastest that fits, 16-bit weights, streamed" in tight.others
+        assert tight.main_memory == 0
+
+
+def test_streamed_weights_are_named_and_their_main_memory(
+    config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_plan, "_storage", lambda *_: "streamed")
+    plan = api.plan(config, gpu="24GiB")
+    plan.print()
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"main memory {format_size(plan.main_memory)} page-locked: the layers' weights" in said
+    for words in ("fastest that fits *, 16-bit weights, streamed", "least memory, 16-bit weights,", "4-bit weights"):
+        assert words in said
+    plan.check()  # another machine's main memory is not known
+    here = replace(plan, device=plan.device._replace(main_memory=plan.main_memory * 2))
+    here.check()
+    here.print()
+    assert f"of {format_size(plan.main_memory * 2)} free" in capsys.readouterr().out
+    with pytest.raises(WhetError, match="stream_weights"):
+        replace(plan, device=plan.device._replace(main_memory=plan.main_memory)).check()
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "storage"),
+    [
+        ("cuda", {}, "streamed"),
+        ("cuda", {"stream_weights": False}, "dense"),
+        ("cuda", {"adapter": None}, "dense"),
+        ("cuda", {"adapter": "qlora"}, "nf4"),
+        ("cpu", {}, "dense"),
+    ],
+)
+def test_where_weights_are_streamed(kind: str, keys: dict[str, Any], storage: str) -> None:
+    asked: Any = SimpleNamespace(**{"adapter": "lora", "load_in_4bit": False, "stream_weights": True, **keys})
+    assert run_plan._storage(asked, SimpleNamespace(), run_plan.Device(H200, kind, 1)) == storage
 
 
 def test_recompute_in_the_yaml_is_recompute_in_the_plan(config: Path) -> None:

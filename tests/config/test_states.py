@@ -25,6 +25,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "eval_strategy": {"val_set_size": 0.1},
     "evaluation_strategy": {"val_set_size": 0.1},
     "load_in_4bit": {"adapter": "qlora"},
+    "stream_weights": {"adapter": "lora"},
     "use_wandb": {"wandb_project": "x"},
     "rl_beta": {"rl": "dpo"},
     "orpo_alpha": {"rl": "orpo"},

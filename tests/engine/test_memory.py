@@ -105,6 +105,15 @@ def test_weights_are_held_once() -> None:
     assert dense.layers * dense.layer_adapters == 41_943_040
 
 
+def test_of_streamed_weights_two_layers_are_on_the_device() -> None:
+    dense, packed, streamed = (fixed_bytes(llama(storage=name), 1024) for name in ("dense", "nf4", "streamed"))
+    shape = llama(storage="streamed")
+    assert weight_bytes(shape) == 0 and streamed["shared buffers"] == 2 * buffer_bytes(shape)
+    assert streamed["shared buffers"] == 2 * packed["shared buffers"]
+    assert streamed["adapter operands"] == packed["adapter operands"] > 0
+    assert streamed["weights"] == dense["weights"] - shape.layers * buffer_bytes(shape)
+
+
 def test_resident_layers_replace_the_shared_buffers_when_all_are() -> None:
     shape = llama(storage="nf4")
     some, every = fixed_bytes(shape, 1024, 3), fixed_bytes(shape, 1024, 32)

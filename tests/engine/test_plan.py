@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -155,12 +156,18 @@ def test_an_empty_batch_has_no_plan() -> None:
 
 def test_rates_of_this_machine() -> None:
     card = measure(torch.device("cpu"), "here", 8 * GIB, torch.float32)
-    assert card.matmul > 1e9 and card.copy > 1e8 and card.reserved == 1.0
+    assert card.matmul > 1e9 and card.copy > 1e8 and card.reserved == 1.0 and card.link == math.inf
     known = card_of("NVIDIA H200", 100)
     assert known is not None and known.memory == 100 and known.matmul == H200.matmul
     assert card_of("NVIDIA GeForce RTX 4090", 100) is None and card_of("NVIDIA H100 PCIe", 100) is None
     near = card_of("NVIDIA H100 80GB HBM3", 100)
     assert near is not None and near.memory == 100 and "H100" in near.source
+
+
+@pytest.mark.gpu
+def test_the_link_of_a_gpu() -> None:
+    card = measure(torch.device("cuda"), "here", 8 * GIB, torch.bfloat16)
+    assert 1e9 < card.link < 1e12
 
 
 def test_shapes_from_configs() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,19 @@ import torch
 from small_runs import packed_questions
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainingArguments
 
+from whet.config.sizes import format_size
 from whet.console import forget_notices
 from whet.data.loader import PackedDataset, collate
 from whet.engine.forward import Engine
 from whet.engine.loss import IGNORE
-from whet.engine.memory import activation_peak, fixed_bytes
-from whet.errors import TrainingError
+from whet.engine.memory import activation_peak, fixed_bytes, main_memory_bytes
+from whet.engine.read import read_model
+from whet.engine.spec import ModelSpec
+from whet.errors import TrainingError, WhetError
 from whet.models.adapters import add_lora
 from whet.train.batches import Batches, count_batches
 from whet.train.engine import ASKED, goal_of
-from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget
+from whet.train.memory_plan import FASTEST, Planner, Wish, check_main_memory, memory_budget
 from whet.train.trainer import WhetTrainer
 
 MIB = 2**20
@@ -98,6 +102,30 @@ def test_what_is_kept_follows_from_the_budget(model: Any, batches: Batches) -> N
 @pytest.mark.parametrize(("goal", "policy"), [("full", "full"), ("mlp", "mlp"), ("none", "none")])
 def test_a_policy_that_was_asked_for(model: Any, batches: Batches, goal: str, policy: str) -> None:
     assert set(planner_of(model, batches, goal).engine.policies) == {policy}
+
+
+def test_streamed_weights_are_planned_as_such(model: Any, batches: Batches) -> None:
+    spec = read_model(model)
+    assert isinstance(spec, ModelSpec), spec
+    engine = Engine(spec, "none", streamed=True)
+    planner = Planner(engine, {1: batches}, "fastest", PLENTY)
+    shape = planner.shape
+    assert shape.storage == "streamed" and not any(planner.plan.resident)
+    planner.settle(lambda: pytest.fail("probed"))
+    ids = torch.arange(8)[None]
+    assert torch.isfinite(engine.loss_sum(ids, ids, ids))
+    main_memory = format_size(main_memory_bytes(shape))
+    assert f", weights streamed from {main_memory} of main memory; peak" in str(planner)
+    engine.release()
+    dense = planner_of(model, batches)
+    assert dense.shape == replace(shape, storage="dense") and "streamed" not in str(dense)
+
+
+def test_main_memory_has_to_suffice() -> None:
+    check_main_memory(0, 0)
+    check_main_memory(8 * MIB, 10 * MIB)
+    with pytest.raises(WhetError, match=r"stream_weights .* in 8 MiB of main memory.*\n?.*at most 7 MiB"):
+        check_main_memory(8 * MIB, 9 * MIB)
 
 
 def test_a_probe_that_takes_more_than_planned_lowers_the_plan(model: Any, batches: Batches) -> None:

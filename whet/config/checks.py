@@ -42,6 +42,13 @@ def _precision(config: RunConfig) -> Iterator[Conflict]:
         yield Conflict(
             "load_in_4bit", "adapter: qlora and load_in_4bit: false", "set adapter: lora, or remove load_in_4bit"
         )
+    if config.stream_weights and (config.adapter == "qlora" or config.load_in_4bit):
+        other = "adapter: qlora" if config.adapter == "qlora" else "load_in_4bit: true"
+        fix = "keep one of them: weights that are streamed have 16 bits"
+        yield Conflict("stream_weights", f"stream_weights: true and {other}", fix)
+    elif config.stream_weights and config.adapter is None:
+        given = "stream_weights needs an adapter: weights in main memory cannot be trained"
+        yield Conflict("stream_weights", given, "set adapter: lora")
 
 
 def _twice(config: RunConfig) -> Iterator[Conflict]:

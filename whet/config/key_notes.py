@@ -43,6 +43,7 @@ EXAMPLES: dict[str, Any] = {
     "chat_template_jinja": "template.jinja",
     "adapter": "lora",
     "load_in_4bit": True,
+    "stream_weights": True,
     "lora_target_modules": ["q_proj", "v_proj"],
     "lora_target_linear": True,
     "lora_modules_to_save": ["embed_tokens", "lm_head"],
@@ -119,9 +120,8 @@ EXAMPLES: dict[str, Any] = {
 }
 
 # Keys that Axolotl has not.
-OWN = frozenset(
-    ["train_on", "max_memory", "weight", "streaming", "damaged", "encoding", "delimiter", "merged_prompt", "sample_by"]
-)
+OF_RUNS = ["train_on", "max_memory", "stream_weights"]
+OWN = frozenset([*OF_RUNS, "weight", "streaming", "damaged", "encoding", "delimiter", "merged_prompt", "sample_by"])
 
 # Where the same key does something else in Axolotl, or has another default there.
 DIFFERENCES: dict[str, str] = {

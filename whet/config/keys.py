@@ -68,6 +68,11 @@ class RunConfig(BaseModel):
     )
     chat_template_jinja: Text | None = Field(None, description="the Jinja template, or a file with it")
     load_in_4bit: Bool = Field(False, description="hold the frozen weights in 4 bits (adapter: qlora sets it)")
+    stream_weights: Bool = Field(
+        False,
+        description="frozen 16-bit weights of the layers stay in main memory and come to the GPU layer by layer "
+        "(adapter: lora)",
+    )
 
     # adapter
     adapter: Literal["lora", "qlora"] | None = Field(None, description="lora or qlora; unset: full fine-tuning")

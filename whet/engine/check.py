@@ -76,7 +76,7 @@ class _Call:
 
     def again(self, dtype: torch.dtype) -> torch.Tensor:
         """y_TD with weights, input and tables of a wider dtype."""
-        weights = {name: weight.to(dtype) for name, weight in self.layer.named_parameters()}
+        weights = {name: weight.to(self.x_TD.device, dtype) for name, weight in self.layer.named_parameters()}
         args, kwargs = _pytree.tree_map_only(torch.Tensor, lambda t: _wide(t, dtype), (self.args, self.kwargs))
         return _hidden(
             torch.func.functional_call(self.layer, weights, (self.x_TD[None].to(dtype), *args), kwargs)

@@ -28,7 +28,7 @@ from whet.engine.parts import NORMS, Layer
 from whet.engine.quantised import read_nf4
 from whet.engine.read import read_model
 from whet.engine.spec import GROUPS, LayerParts, ModelSpec, Unsupported
-from whet.engine.storage import Nf4
+from whet.engine.storage import Nf4, StorageName
 from whet.engine.weights import Group, Refresh
 
 
@@ -38,6 +38,7 @@ class Engine:
     Args:
         spec: from ``read_model``.
         policies: what each layer keeps for its backward; one for all, or one for each.
+        streamed: whether frozen dense weights stay in main memory; None: where they do not lie with the embedding.
 
     Attributes:
         policies: of each layer; may be changed between steps, as the two below.
@@ -45,12 +46,14 @@ class Engine:
         chunk_rows: rows of logits that exist at once.
     """
 
-    def __init__(self, spec: ModelSpec, policies: Policy | Sequence[Policy] = "none") -> None:
+    def __init__(
+        self, spec: ModelSpec, policies: Policy | Sequence[Policy] = "none", *, streamed: bool | None = None
+    ) -> None:
         self.spec = spec
-        self._shared: dict[Any, Any] = {}  # buffers of NF4 weights, by shape
-        dtype = base_of(spec.embed).weight.dtype
+        self._shared: dict[Any, Any] = {}  # buffers of NF4 or streamed weights, by shape
+        table: Any = base_of(spec.embed).weight
         self.layers = [
-            Layer(numbers, parts, *(_group(parts, name, dtype, self._shared) for name in GROUPS))
+            Layer(numbers, parts, *(_group(parts, name, table, self._shared, streamed) for name in GROUPS))
             for numbers, parts in spec.layers
         ]
         self.policies: list[Policy] = [policies] * len(self.layers) if isinstance(policies, str) else list(policies)
@@ -268,11 +271,14 @@ def _labelled(labels_BS: torch.Tensor, rows_N: torch.Tensor | None) -> tuple[tor
     return rows_N, targets_T.index_select(0, rows_N)
 
 
-def _group(parts: LayerParts, name: str, dtype: torch.dtype, shared: dict[Any, Any]) -> Group:
-    """NF4 where the model holds its weights so, else dense."""
+def _group(parts: LayerParts, name: str, table: torch.Tensor, shared: dict[Any, Any], streamed: bool | None) -> Group:
+    """NF4 where the model holds its weights so, streamed where they lie elsewhere than the embedding, else dense."""
     modules = parts.groups[name]
-    packed = not isinstance(read_nf4(base_of(modules[0])), str)
-    return Group(modules, dtype, "nf4" if packed else "dense", shared)
+    base: Any = base_of(modules[0])
+    packed = not isinstance(read_nf4(base), str)
+    elsewhere = base.weight.device != table.device if streamed is None else streamed
+    storage: StorageName = "nf4" if packed else "streamed" if elsewhere else "dense"
+    return Group(modules, table.dtype, storage, shared, device=table.device)
 
 
 class FinalNorm(torch.autograd.Function):

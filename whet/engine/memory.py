@@ -89,15 +89,26 @@ class LayerBytes(NamedTuple):
 
 
 def weight_bytes(shape: Shape) -> int:
-    """Of one layer's weights as the model holds them: dense inside the augmented buffers, or packed NF4."""
+    """Of one layer's weights as the model holds them on the device: dense inside the augmented buffers, packed NF4, or
+    none at all where they are streamed."""
     if shape.storage == "dense":
         return buffer_bytes(shape)
+    if shape.storage == "streamed":
+        return 0
     return sum(_packed(outputs * shape.size(group)[1]) for group in GROUPS for outputs in shape.widths(group))
 
 
 def buffer_bytes(shape: Shape) -> int:
     """Of one layer's augmented buffers, (N + R)(K + R) for each group."""
     return sum(_buffer(shape, group) for group in GROUPS)
+
+
+def main_memory_bytes(shape: Shape) -> int:
+    """Page-locked main memory of streamed weights: every layer's augmented buffers, each in a block of torch's
+    allocator, whose sizes are powers of two. 0 for other storages."""
+    if shape.storage != "streamed":
+        return 0
+    return shape.layers * sum(1 << (_buffer(shape, group) - 1).bit_length() for group in GROUPS)
 
 
 def fixed_bytes(shape: Shape, tokens: int, resident: int = 0, passes: int = 1) -> dict[str, int]:
@@ -111,6 +122,8 @@ def fixed_bytes(shape: Shape, tokens: int, resident: int = 0, passes: int = 1) -
     elements = shape.layers * shape.layer_adapters
     table = shape.vocab * shape.hidden * shape.width
     nf4 = shape.storage == "nf4"
+    # of streamed weights those of the layer at work and of the one to come
+    buffers = {"dense": 0, "nf4": 1 if resident < shape.layers else 0, "streamed": 2}[shape.storage]
     operands = sum(shape.columns(group) * sum(shape.size(group)) for group in GROUPS) * shape.width
     biases = shape.size("qkv")[0] * shape.width if shape.bias else 0
     full = parameter_bytes(shape, shape.full, passes) if shape.full is not None else NOT_TRAINED
@@ -122,8 +135,8 @@ def fixed_bytes(shape: Shape, tokens: int, resident: int = 0, passes: int = 1) -
         "gradients before a pass": elements * WIDE if passes > 1 else 0,  # a copy, for the way back after a shortage
         "moments": 2 * elements * WIDE + full.moments,
         "lower half of masters": full.masters,
-        "adapter operands": shape.layers * operands if nf4 else 0,
-        "shared buffers": _shared(shape) if nf4 and resident < shape.layers else 0,
+        "adapter operands": shape.layers * operands if shape.storage != "dense" else 0,
+        "shared buffers": buffers * _shared(shape),
         "resident layers": resident * buffer_bytes(shape) if nf4 else 0,
         "batch": tokens * (shape.head_dim * shape.width + 5 * 8),  # cosines and sines; ids, labels, positions, targets
         "workspace": WORKSPACES if shape.width == 2 else 0,

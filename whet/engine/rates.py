@@ -8,6 +8,7 @@ here, where single short products reach 790.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from whet.engine.memory import Work
+from whet.engine.memory import Work, buffer_bytes
 from whet.engine.shape import Shape
 from whet.engine.spec import GROUPS, GroupName
 from whet.engine.trained import update_traffic
@@ -45,6 +46,7 @@ class CardRates:
         matmul: FLOP/s of large products, sustained.
         copy: B/s of elementwise kernels. skinny: of LoRA's products. dequantise: of NF4 weights; all count each input
             and output once.
+        link: B/s from page-locked main memory to the device; infinite where the device computes in main memory.
         dense, varlen: attention on one dense batch, and on packed documents.
         layer_host: seconds of host time to queue one layer's forward and backward, where nothing is made again.
         step_host: of the optimizer step.
@@ -64,6 +66,7 @@ class CardRates:
     step_host: float = 0.0
     reserved: float = 1.0
     source: str = ""
+    link: float = math.inf
 
 
 H200 = CardRates(
@@ -81,6 +84,7 @@ H200 = CardRates(
     step_host=12e-3,  # AdamW over 352 tensors and 700 small copies: 9-16 ms; flat buffers take less
     reserved=1.04,  # 71.0 GB reserved for 68.2 GB allocated, 60.7 for 58.6
     source="rates measured on one H200",
+    link=50e9,  # not measured yet: what PCIe 5.0 x16 (64 GB/s) is known to sustain, 50-55 GB/s
 )
 
 
@@ -119,6 +123,7 @@ def measure(device: torch.device, name: str, memory: int, dtype: torch.dtype) ->
         step_host=H200.step_host if device.type == "cuda" else 0.0,
         reserved=H200.reserved if device.type == "cuda" else 1.0,
         source="rough: one matrix product and one copy were timed here",
+        link=_link(device),
     )
 
 
@@ -131,14 +136,23 @@ def layer_seconds(shape: Shape, work: Work, card: CardRates, policy: str, reside
     """
     rows = work.labelled if last else work.tokens
     attention, output, mlp = _attend(shape, work, card), _output(shape, rows, card), _gate_up(shape, rows, card)
-    seconds = attention + output + mlp + _rest(shape, rows, card) + _backward(shape, work, rows, card)
+    forward = attention + output + mlp + _rest(shape, rows, card)
+    backward = _backward(shape, work, rows, card)
     if policy != "none":
-        seconds += mlp + _skinny(shape, "down", rows, card, inputs=1)
+        backward += mlp + _skinny(shape, "down", rows, card, inputs=1)
     if policy == "full":
-        seconds += attention + output + (_rest(shape, rows, card) if shape.post_norms else 0)
-    if shape.storage == "nf4" and not resident:
-        seconds += 2 * shape.layer_weights * (shape.width + 0.5 + 1 / 64) / card.dequantise  # forward, backward
+        backward += attention + output + (_rest(shape, rows, card) if shape.post_norms else 0)
+    seconds = sum(_with_weights(shape, card, compute, resident) for compute in (forward, backward))
     return max(seconds, card.layer_host * LAUNCHES[policy] / LAUNCHES["none"])
+
+
+def layer_forward_seconds(shape: Shape, work: Work, card: CardRates, last: bool = False) -> float:
+    """Forward of one layer for one micro-batch, without gradients; ``last`` as in ``layer_seconds``."""
+    rows = work.labelled if last else work.tokens
+    compute = _attend(shape, work, card) + _output(shape, rows, card)
+    compute += _gate_up(shape, rows, card) + _rest(shape, rows, card)
+    launches = LAUNCHES["full"] - LAUNCHES["none"]
+    return max(_with_weights(shape, card, compute, False), card.layer_host * launches / LAUNCHES["none"])
 
 
 def head_seconds(shape: Shape, work: Work, card: CardRates, backward: bool = True) -> float:
@@ -177,6 +191,16 @@ def optimizer_seconds(shape: Shape, card: CardRates, passes: int = 1) -> float:
 
 
 # --- parts of a layer; elements counted once for each read and each write ---
+
+
+def _with_weights(shape: Shape, card: CardRates, compute: float, resident: bool) -> float:
+    """One pass through a layer that computes for so long: NF4 weights are dequantised before, streamed ones travel
+    meanwhile."""
+    if shape.storage == "nf4" and not resident:
+        return compute + shape.layer_weights * (shape.width + 0.5 + 1 / 64) / card.dequantise
+    if shape.storage == "streamed":
+        return max(compute, buffer_bytes(shape) / card.link)
+    return compute
 
 
 def _attend(shape: Shape, work: Work, card: CardRates) -> float:
@@ -252,6 +276,15 @@ def _attention(shape: Shape, work: Work, card: CardRates, backward: bool) -> flo
     if backward:
         return BACKWARD_FLOPS * operations / rates.backward + rates.backward_base * elements
     return operations / rates.forward + rates.forward_base * elements
+
+
+def _link(device: torch.device) -> float:
+    """B/s from page-locked main memory to a GPU, measured with 64 MiB."""
+    if device.type != "cuda":
+        return math.inf
+    host = torch.empty(2**26, dtype=torch.uint8, pin_memory=True)
+    there = torch.empty_like(host, device=device, pin_memory=False)
+    return host.nbytes / _seconds(lambda: there.copy_(host, non_blocking=True), device)
 
 
 def _seconds(call: Callable[[], object], device: torch.device, at_least: float = 0.2) -> float:

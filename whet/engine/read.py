@@ -52,8 +52,11 @@ def _read(causal: Any, training: bool) -> ModelSpec:
         raise _Unknown(f"{type(causal).__name__} has no lm_head or no layers")
     table: Any = base_of(body.embed_tokens)
     devices = {str(weight.device) for weight in causal.parameters()}
-    if "meta" in devices or len(devices) > 1:
-        raise _Unknown("its weights are not loaded" if "meta" in devices else f"its weights are on {sorted(devices)}")
+    if "meta" in devices:
+        raise _Unknown("its weights are not loaded")
+    elsewhere = devices - {str(table.weight.device)}
+    if elsewhere and not (training and elsewhere == {"cpu"}):
+        raise _Unknown(f"its weights are on {sorted(devices)}")
     rotary_dims = _rotary_dims(body.rotary_emb, table.weight.device)
     layers = []
     for index, layer in enumerate(body.layers):
@@ -61,6 +64,8 @@ def _read(causal: Any, training: bool) -> ModelSpec:
             layers.append(_layer(layer, body.config, index, rotary_dims, training))
         except _Unknown as unknown:
             raise _Unknown(f"layer {index}: {unknown}") from None
+    if elsewhere:
+        _check_streamed(causal, layers, table.weight.device)
     offset, eps = _norm(body.norm, "the last norm")
     _check_head(head)
     for module in (module for _, parts in layers for module in parts.modules()):
@@ -276,6 +281,15 @@ def _check_sizes(spec: LayerSpec, parts: LayerParts) -> None:
     for norm in (parts.q_norm, parts.k_norm):
         if norm is not None and norm.shape != (spec.head_dim,):
             raise _Unknown(f"norms of q and k have the shape {tuple(norm.shape)}, a head has {spec.head_dim} elements")
+
+
+def _check_streamed(causal: Any, layers: list[tuple[LayerSpec, LayerParts]], device: torch.device) -> None:
+    """Only frozen dense weights of projections may lie elsewhere than the embedding, in main memory."""
+    weights = [_linear(module).weight for _, parts in layers for module in parts.modules()]
+    streamed = {id(weight) for weight in weights if weight.is_floating_point() and not weight.requires_grad}
+    for name, weight in causal.named_parameters():
+        if weight.device != device and id(weight) not in streamed:
+            raise _Unknown(f"{name} is on {weight.device}, its embedding on {device}")
 
 
 def _check_head(head: Any) -> None:

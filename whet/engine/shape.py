@@ -13,7 +13,7 @@ from whet.engine.spec import GROUPS, GroupName
 if TYPE_CHECKING:
     from whet.engine.spec import ModelSpec
 
-Storage = Literal["dense", "nf4"]
+Storage = Literal["dense", "nf4", "streamed"]
 
 # model_type in a config.json -> what its layers have beside the common parts.
 FAMILIES: dict[str, frozenset[str]] = {
@@ -56,7 +56,7 @@ class Shape:
         hidden, heads, kv_heads, head_dim, mlp, layers, vocab: as in ``LayerSpec`` and ``ModelSpec``.
         ranks: LoRA ranks of each group's modules, in the order of ``spec.GROUPS``; 0 for a module without an adapter.
         tied: embedding and head are one tensor.
-        storage: of the weights of the layers; embedding and head are dense.
+        storage: of the weights of the layers (``whet/engine/storage.py``); embedding and head are dense.
         width: bytes of a dense weight and of an activation.
         pad: the sum of a group's ranks is padded to a multiple of this (``weights.PAD``).
         qk_norm, post_norms: as in ``LayerSpec``. bias: q, k and v have biases.

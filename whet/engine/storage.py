@@ -17,7 +17,7 @@ import torch
 from whet.engine.kernels.nf4 import Nf4Weight, dequantise_nf4
 from whet.engine.quantised import read_nf4
 
-StorageName = Literal["dense", "nf4"]
+StorageName = Literal["dense", "nf4", "streamed"]
 Shape = tuple[int, int, int]  # N, K, R
 
 
@@ -104,7 +104,7 @@ class Dense:
             lend(weight, view)
 
     def bytes(self) -> dict[str, int]:
-        return _bytes(buffer=self._buffer) | {"twice": self._twice}
+        return bytes_of(buffer=self._buffer) | {"twice": self._twice}
 
     def release(self) -> None:
         start, size = self._buffer.untyped_storage().data_ptr(), self._buffer.untyped_storage().nbytes()
@@ -218,12 +218,13 @@ class Nf4:
 
     def bytes(self) -> dict[str, int]:
         name = "buffer" if self._resident else "shared"
-        operands = _bytes(a=self.a_RK, b=self.b_NR)
-        return _bytes(**{name: self.buffer}) | {"operands": sum(operands.values()), "packed": self._packed}
+        operands = bytes_of(a=self.a_RK, b=self.b_NR)
+        return bytes_of(**{name: self.buffer}) | {"operands": sum(operands.values()), "packed": self._packed}
 
     def release(self) -> None:
         self._weights = []
 
 
-def _bytes(**tensors: torch.Tensor) -> dict[str, int]:
+def bytes_of(**tensors: torch.Tensor) -> dict[str, int]:
+    """By name."""
     return {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}

@@ -29,6 +29,7 @@ import torch
 from whet.engine.kernels.scatter import Copy, Scatter
 from whet.engine.lora import Lora, base_of, lora_of
 from whet.engine.storage import Dense, Nf4, Storage, StorageName, lend
+from whet.engine.streamed import Streamed
 
 PAD = {"cpu": 8, "cuda": 64}  # 64 columns are one K-tile of a bfloat16 product on the GPU; less was not faster
 
@@ -40,9 +41,10 @@ class Group:
         modules: linear layers or PEFT's wrappers of them, in the order of their outputs; all with K inputs.
         dtype: of the products; activations have it too.
         storage: "dense" holds the weights in the buffer; "nf4" dequantises them into a buffer that all groups of this
-            shape share.
+            shape share; "streamed" keeps them in main memory (``streamed.py``).
         shared: the shared buffers by shape; hand the same dict to every group of a model.
         resident: with "nf4", keep a dense copy of this group's weights.
+        device: of the products; None: where the weights are.
 
     Attributes:
         K, N, R: inputs, outputs, LoRA columns (0 without adapters).
@@ -64,6 +66,7 @@ class Group:
         shared: dict[Any, Any] | None = None,
         *,
         resident: bool = False,
+        device: torch.device | None = None,
     ) -> None:
         bases = [base_of(module) for module in modules]
         loras = [lora_of(module) for module in modules]
@@ -73,19 +76,21 @@ class Group:
         self.dtype = dtype
         self.widths = tuple(outputs for outputs, _ in sizes)
         self.N, self.K = sum(self.widths), sizes[0][1]
-        device = _device(bases[0])
+        device = _device(bases[0]) if device is None else device
         self.R = _padded(sum(lora.A.shape[0] for lora in loras if lora), PAD.get(device.type, PAD["cuda"]))
         self.trained = _trained(bases, loras, dtype)
         self._own = list(zip(bases, _slices(self.widths), strict=True)) if self.trained else []
         self.parameters = [parameter for lora in loras if lora for parameter in (lora.A, lora.B)]
         self.parameters += [parameter for base, _ in self._own for parameter in _parameters(base)]
-        self.bias = _bias(bases, self.widths, dtype)
+        self.bias = _bias(bases, self.widths, dtype, device)
         self._biases = _places(bases, self.widths, self.bias)
         self._blocks = _blocks(loras, self.widths)
         shape = (self.N, self.K, self.R)
         self.storage: Storage
         if storage == "nf4":
             self.storage = Nf4(bases, shape, dtype, device, {} if shared is None else shared, resident=resident)
+        elif storage == "streamed":
+            self.storage = Streamed(bases, shape, dtype, device, {} if shared is None else shared)
         else:
             self.storage = Dense(bases, shape, dtype, device)
         self._lend_bias()
@@ -293,11 +298,10 @@ def _device(base: Any) -> torch.device:
     return device
 
 
-def _bias(bases: Sequence[Any], widths: Sequence[int], dtype: torch.dtype) -> torch.Tensor | None:
+def _bias(bases: Sequence[Any], widths: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor | None:
     found = [getattr(base, "bias", None) for base in bases]
     if all(bias is None for bias in found):
         return None
-    device = _device(bases[0])
     parts = [
         torch.zeros(width, dtype=dtype, device=device) if bias is None else bias.detach().to(dtype)
         for bias, width in zip(found, widths, strict=True)

@@ -34,6 +34,7 @@ def load_model(
     trainable_adapter: bool = False,
     training: bool = False,
     scores: bool = False,
+    on_cpu: bool = False,
 ) -> tuple[Any, Any]:
     """Load a model and its tokenizer; an adapter or run folder loads its base with the adapter on top.
 
@@ -44,6 +45,7 @@ def load_model(
         trainable_adapter: leave a loaded adapter's weights trainable.
         training: adapters will be trained on it: the format may be one that is faster and less exact.
         scores: a model that scores texts, with one label; its head is new where the folder has none.
+        on_cpu: leave it in main memory, in this device's format (``whet/train/streaming.py`` moves it).
 
     Returns:
         The model (a ``PeftModel`` where there is an adapter), in eval mode, and the tokenizer.
@@ -65,15 +67,11 @@ def load_model(
         options |= {"quantization_config": quantisation, "device_map": device_map or {"": here}}
     elif device_map is not None:
         options["device_map"] = device_map
-    starter = place.base == locate(STARTER).base
     if not scores:
         refuse_scorer(place)
-    with _without_bars() if starter else contextlib.nullcontext():
-        model = _scorer(place.base, options) if scores else _from_pretrained(AutoModelForCausalLM, place.base, options)
-    if "device_map" not in options:
+    model = _base(place.base, options, scores)
+    if "device_map" not in options and not on_cpu:
         model.to(here)
-    if starter:
-        model.name_or_path = model.config._name_or_path = STARTER  # saved adapters then load on any machine
     if place.adapter is not None:
         model = _with_adapter(model, place.adapter, trainable_adapter)
     tokenizer = load_tokenizer(place.tokenizer, hub)
@@ -88,6 +86,15 @@ def _format(asked: torch.dtype | None, training: bool) -> Any:
     if choice.dtype is not (asked or torch.float32) and (asked is not None or runtime.device().type == "cpu"):
         notice(f"weights are held in {str(choice.dtype).removeprefix('torch.')}: {choice.reason}")
     return choice
+
+
+def _base(name: str, options: dict[str, Any], scores: bool) -> Any:
+    starter = name == locate(STARTER).base
+    with _without_bars() if starter else contextlib.nullcontext():
+        model = _scorer(name, options) if scores else _from_pretrained(AutoModelForCausalLM, name, options)
+    if starter:
+        model.name_or_path = model.config._name_or_path = STARTER  # saved adapters then load on any machine
+    return model
 
 
 def _scorer(name: str, options: dict[str, Any]) -> Any:

@@ -55,7 +55,8 @@ def _agrees(model: Any, found: Halves) -> bool:
 @contextmanager
 def exact_on_cpu(model: Any) -> Iterator[None]:
     """Hold a CPU model's short weights in float32 for a while: training chose bfloat16, a proof is made in float32."""
-    short = [p for p in model.parameters() if p.device.type == "cpu" and p.dtype in (torch.bfloat16, torch.float16)]
+    on_cpu = all(p.device.type == "cpu" for p in model.parameters())
+    short = [p for p in model.parameters() if on_cpu and p.dtype in (torch.bfloat16, torch.float16)]
     weights = [parameter.data for parameter in short]
     for parameter in short:
         parameter.data = parameter.data.float()

@@ -10,6 +10,7 @@ from whet.console import notice
 from whet.engine.forward import Engine
 from whet.train.engine import engine_for
 from whet.train.full import engine_problem
+from whet.train.streaming import refusal, stays_in_main_memory
 
 
 class Attachment:
@@ -32,12 +33,18 @@ class Attachment:
         self._given_back = False
 
     def attach(self) -> None:
-        """Try an engine; where there is none a note says why."""
+        """Try an engine; where there is none a note says why.
+
+        Raises:
+            ModelError: there is none, and the model's weights are in main memory.
+        """
         model, self._given_back = self._model(), False
         found = engine_for(model, processes=self._processes, full=engine_problem(model, self._args))
         if isinstance(found, Engine):
             self.engine, self.forward = found, "engine"
             return
+        if stays_in_main_memory(model):
+            raise refusal(found)
         self.forward = f"the model's own: {found}"
         notice(f"the model's own forward is used, not the engine: {found}", key="engine")
 

@@ -21,13 +21,15 @@ from whet.config.sizes import format_size
 from whet.console import notice
 from whet.engine.forward import Engine
 from whet.engine.lora import base_of
-from whet.engine.memory import fixed_bytes
+from whet.engine.memory import fixed_bytes, main_memory_bytes
 from whet.engine.plan import Goal, Plan, choose_merged
 from whet.engine.rates import H200, CardRates, card_of, measure
-from whet.engine.shape import Shape, shape_of_model
+from whet.engine.shape import Shape, Storage, shape_of_model
 from whet.engine.storage import Nf4
+from whet.engine.streamed import Streamed
 from whet.engine.trained import LOW, WIDE, ParameterBytes
 from whet.engine.weights import PAD
+from whet.errors import WhetError
 from whet.train.batches import Batches, works_of
 from whet.train.full_plan import full_training, moment_bytes
 from whet.train.optim import NAMES
@@ -126,7 +128,11 @@ class Planner:
 
     def __str__(self) -> str:
         measured = f", {format_size(self.measured)} measured without dense copies" if self.measured else ""
-        return f"{self.plan}; peak {format_size(self.plan.peak_bytes)} of {format_size(self.budget)}{measured}"
+        streamed = main_memory_bytes(self.shape)
+        kept = (
+            f"{self.plan}, weights streamed from {format_size(streamed)} of main memory" if streamed else f"{self.plan}"
+        )
+        return f"{kept}; peak {format_size(self.plan.peak_bytes)} of {format_size(self.budget)}{measured}"
 
     @property
     def moments(self) -> int:
@@ -179,10 +185,11 @@ def shape_of_engine(engine: Engine, optimizer: str = NAMES[0]) -> Shape:
     Args:
         optimizer: its name, for weights that are trained themselves.
     """
-    four_bit = any(isinstance(group.storage, Nf4) for layer in engine.layers for group in layer.groups)
+    kinds = {type(group.storage) for layer in engine.layers for group in layer.groups}
+    storage: Storage = "nf4" if Nf4 in kinds else "streamed" if Streamed in kinds else "dense"
     device, width = _device(engine), base_of(engine.spec.embed).weight.dtype.itemsize
     pad = PAD.get(device.type, PAD["cuda"])
-    shape = shape_of_model(engine.spec, storage="nf4" if four_bit else "dense", width=width, pad=pad)
+    shape = shape_of_model(engine.spec, storage=storage, width=width, pad=pad)
     if shape.full is None:
         return shape
     return replace(shape, full=full_training(shape, optimizer, device.type == "cuda"))
@@ -215,6 +222,20 @@ def memory_budget(device: torch.device, asked: int | None) -> int:
     else:
         here = int(CPU_SHARE * psutil.virtual_memory().available) + psutil.Process().memory_info().rss
     return min(asked, here) if asked else here
+
+
+def check_main_memory(needed: int, free: int) -> None:
+    """Whether the page-locked memory of streamed weights is there: unlike other memory it is never swapped out.
+
+    Raises:
+        WhetError: it is not.
+    """
+    if needed > CPU_SHARE * free:
+        raise WhetError(
+            f"stream_weights keeps the layers' weights in {format_size(needed)} of main memory, page-locked",
+            f"at most {format_size(CPU_SHARE * free)}: {100 * CPU_SHARE:.0f}% of what is free",
+            "use adapter: qlora, a smaller model or a machine with more memory",
+        )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 
 from whet import runtime
@@ -16,7 +17,7 @@ from whet.console import format_seconds, table
 from whet.data.answer_loader import AnswerDataset
 from whet.data.loader import PackedDataset, PaddedDataset
 from whet.data.run_rows import Rows, prepare_rows
-from whet.engine.memory import Work
+from whet.engine.memory import Work, main_memory_bytes
 from whet.engine.plan import Alternative, Goal, Plan, choose_merged, policy_for
 from whet.engine.rates import H200, CardRates, card_of, measure
 from whet.engine.shape import Shape, Storage, shape_of_config
@@ -29,21 +30,24 @@ from whet.train.batches import Batches, count_merged, works_of
 from whet.train.fallback import weights_asked
 from whet.train.full import ELEMENTWISE
 from whet.train.full_plan import LESS_MEMORY, FullPlan, full_training, parameter_facts, plan_full
-from whet.train.memory_plan import SPARE, memory_budget
+from whet.train.memory_plan import SPARE, check_main_memory, memory_budget
 from whet.train.preference.plan import Pairs, forward_seconds, pairs_of
 from whet.train.preference.reward import RewardDataset
 
 GOALS = {"fastest": "fastest that fits", "smallest": "least memory"}
 GOALS |= {"full": "all layers full", "mlp": "all layers mlp", "none": "all layers none"}
 STORAGES: dict[Storage, str] = {"dense": "16-bit weights", "nf4": "4-bit weights"}
+STORAGES |= {"streamed": "16-bit weights, streamed"}
 
 
 class Device(NamedTuple):
-    """Where the run is planned for: ``budget`` bytes of ``card``; ``kind`` is cuda or another of torch's names."""
+    """Where the run is planned for: ``budget`` bytes of ``card``; ``kind`` is cuda or another of torch's names;
+    ``main_memory`` are the bytes of its machine that are free, None where that is not this one."""
 
     card: CardRates
     kind: str
     budget: int
+    main_memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,15 @@ class RunPlan:
 
     Attributes:
         plan: None where the engine does not run this model; ``reason`` then says why.
-        others: plans with the other storage of the weights, by name.
+        others: plans with other storages of the weights, by name.
         full: of a full fine-tune by the model's own forward, in place of ``plan``; its time is not predicted.
         parameters: of a full fine-tune by the engine.
         pairs: of preference training.
         extra_seconds: that an optimizer step spends on a reference.
         ahead_seconds: of a reference pass before the first step.
         notes: what the figures do not hold for.
+        storage: of the layers' weights.
+        main_memory: page-locked bytes that streamed weights take.
     """
 
     config: RunConfig
@@ -95,6 +101,8 @@ class RunPlan:
     pairs: Pairs | None = None
     extra_seconds: float = 0.0
     ahead_seconds: float = 0.0
+    storage: Storage = "dense"
+    main_memory: int = 0
 
     @property
     def seconds(self) -> float | None:
@@ -130,6 +138,8 @@ class RunPlan:
                 f"at most {format_size(self.device.budget)}",
                 less if self.parameters is None else LESS_MEMORY,
             )
+        if self.device.main_memory is not None:
+            check_main_memory(self.main_memory, self.device.main_memory)
 
     def _facts(self) -> dict[str, str]:
         card, stats, steps = self.device.card, self.rows.train.stats, self.steps
@@ -153,13 +163,17 @@ class RunPlan:
         facts |= parameter_facts(self.parameters) if self.parameters is not None else {}
         facts["layers keep"] = f"{self.plan} ({GOALS[self.goal]})"
         facts["peak memory"] = f"{format_size(self.plan.peak_bytes)}, {format_size(self.plan.reserved_bytes)} reserved"
+        if self.main_memory:
+            free = self.device.main_memory
+            of_free = "" if free is None else f", of {format_size(free)} free"
+            facts["main memory"] = f"{format_size(self.main_memory)} page-locked: the layers' weights{of_free}"
         facts["tokens/s"] = f"{self._speed(self.plan):,.0f}"
         facts["time"] = format_seconds(self._seconds(self.plan))
         return facts
 
     def _choices(self) -> list[list[str]]:
         assert self.plan is not None
-        storage = STORAGES["nf4" if self.config.load_in_4bit else "dense"] if self.others else ""
+        storage = STORAGES[self.storage] if self.others else ""
         found: list[tuple[str, Any]] = [(f"{GOALS[self.goal]} *", self.plan)]
         found += [(GOALS[choice.name], choice) for choice in self.plan.alternatives]
         found = [(f"{name}, {storage}" if storage else name, choice) for name, choice in found]
@@ -208,17 +222,32 @@ def plan_run(config: RunConfig, max_memory: str | None = None, gpu: str | None =
         if not _by_engine(config, shape, device):
             return _by_own_forward(RunPlan(config, device, rows, steps, None, goal, {}, "", notes, pairs=pairs), shape)
 
-    def planned(shape: Shape, goal: Goal) -> Plan:
-        return choose_merged(shape, works_of(steps.merged), device.budget, device.card, goal)
-
-    others: dict[str, Plan] = {}
-    if device.kind == "cuda" and shape.full is None:
-        other: Storage = "dense" if storage == "nf4" else "nf4"
-        for name in ("fastest", "smallest"):
-            others[f"{GOALS[name]}, {STORAGES[other]}"] = planned(replace(shape, storage=other), policy_for(name))
-    found = RunPlan(config, device, rows, steps, planned(shape, goal), goal, others, "", notes, pairs=pairs)
+    chosen = _planned(shape, steps, device, goal)
+    others = _others(shape, steps, device, chosen)
+    found = RunPlan(config, device, rows, steps, chosen, goal, others, "", notes, pairs=pairs, storage=storage)
+    found = replace(found, main_memory=main_memory_bytes(shape))
     found = found if shape.full is None else _with_parameters(found, shape)
     return found if pairs is None else _with_reference(found, pairs, shape)
+
+
+def _planned(shape: Shape, steps: Steps, device: Device, goal: Goal) -> Plan:
+    return choose_merged(shape, works_of(steps.merged), device.budget, device.card, goal)
+
+
+def _others(shape: Shape, steps: Steps, device: Device, chosen: Plan) -> dict[str, Plan]:
+    """Plans with other storages of the weights, by name; of streamed weights only where 16-bit ones do not fit."""
+    if device.kind != "cuda" or shape.full is not None:
+        return {}
+    names = ("fastest", "smallest")
+    found: dict[Storage, dict[str, Plan]] = {}
+    fits = shape.storage == "dense" and (chosen.fits or any(choice.fits for choice in chosen.alternatives))
+    for storage in STORAGES:
+        if storage == shape.storage or (storage == "streamed" and fits):
+            continue
+        other = replace(shape, storage=storage)
+        found[storage] = {name: _planned(other, steps, device, policy_for(name)) for name in names}
+        fits = fits or (storage == "dense" and any(plan.fits for plan in found[storage].values()))
+    return {f"{GOALS[name]}, {STORAGES[kind]}": plan for kind, plans in found.items() for name, plan in plans.items()}
 
 
 def _by_engine(config: RunConfig, shape: Shape, device: Device) -> bool:
@@ -292,16 +321,20 @@ def _device(gpu: str | None, max_memory: str | None, weights: torch.dtype) -> De
         total = torch.cuda.mem_get_info(here)[1]
         name = torch.cuda.get_device_name(here)
         found = card_of(name, total) or measure(here, name, total, weights)
-        return Device(found, "cuda", memory_budget(here, asked))
+        return Device(found, "cuda", memory_budget(here, asked), psutil.virtual_memory().available)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
     measured = measure(torch.device("cpu"), f"{runtime.cores()} cores", memory, weights)
     return Device(measured, here.type, memory_budget(here, asked))
 
 
 def _storage(config: RunConfig, model: Any, device: Device) -> Storage:
-    """As ``load_model`` would hold the weights: 4 bits need an NVIDIA GPU."""
+    """As ``load_model`` would hold the weights: 4 bits and streaming need an NVIDIA GPU."""
     packed = (getattr(model, "quantization_config", None) or {}).get("load_in_4bit", False)
-    return "nf4" if device.kind == "cuda" and (packed or config.load_in_4bit or config.adapter == "qlora") else "dense"
+    if device.kind != "cuda":
+        return "dense"
+    if packed or config.load_in_4bit or config.adapter == "qlora":
+        return "nf4"
+    return "streamed" if config.adapter is not None and getattr(config, "stream_weights", False) else "dense"
 
 
 def _shape(config: RunConfig, model: Any, device: Device, storage: Storage) -> Shape | str:

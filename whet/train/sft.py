@@ -35,6 +35,7 @@ from whet.train.engine import head_start
 from whet.train.fallback import weights_asked
 from whet.train.manifest import write_manifest
 from whet.train.memory_plan import Wish
+from whet.train.streaming import keep_in_main_memory, streams_here
 from whet.train.template import settle_template
 from whet.train.trainer import WhetTrainer
 
@@ -105,19 +106,7 @@ def run_job(config: RunConfig, resume: bool, job: Job) -> RunResult:
     rows = job.rows(config, tokenizer, limit)
     job.report(rows)
     template = settle_template(tokenizer, rows.sample, config.raw_text)
-    weights = weights_asked(config.bf16, frozen=config.adapter is not None)
-    four_bit = config.load_in_4bit or config.adapter == "qlora"
-    if config.adapter is not None:
-        head_start(base_name(config), weights, four_bit=four_bit, revision=config.revision_of_model)
-    model, _ = load_model(
-        base_name(config),
-        dtype=weights,
-        training=True,
-        load_in_4bit=four_bit,
-        revision=config.revision_of_model,
-        scores=job.scores,
-    )
-    model = _trainable(model, config, TASK if job.scores else "CAUSAL_LM")
+    model = _model(config, job.scores)
     write_text_atomic(run / "config.yml", config.to_yaml(absolute=True))
     trainer = job.trainer(config, run, model, tokenizer, rows, limit)
     checkpoint = newest_complete(run / "checkpoints") if resume else None
@@ -173,6 +162,28 @@ def _report(rows: Rows) -> None:
         notice(f"data: {stats.truncated:,} rows were cut at sequence_len")
     if stats.quoted:
         notice(f"data: {stats.quoted:,} rows quote special tokens; they are trained as the plain text that they are")
+
+
+def _model(config: RunConfig, scores: bool) -> Any:
+    """Ready to be trained, and where its weights will stay."""
+    weights = weights_asked(config.bf16, frozen=config.adapter is not None)
+    four_bit = config.load_in_4bit or config.adapter == "qlora"
+    if config.adapter is not None:
+        head_start(base_name(config), weights, four_bit=four_bit, revision=config.revision_of_model)
+    streamed = streams_here(config.stream_weights)
+    model, _ = load_model(
+        base_name(config),
+        dtype=weights,
+        training=True,
+        load_in_4bit=four_bit,
+        revision=config.revision_of_model,
+        scores=scores,
+        on_cpu=streamed,
+    )
+    model = _trainable(model, config, TASK if scores else "CAUSAL_LM")
+    if streamed:
+        keep_in_main_memory(model, runtime.device())
+    return model
 
 
 def _trainable(model: Any, config: RunConfig, task: str) -> Any:

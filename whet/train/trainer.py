@@ -40,6 +40,7 @@ from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory
 from whet.train.optim import adapter_optimizer, name_of
 from whet.train.shared_attention import is_told, say_shared, sharing_prompts
 from whet.train.shortage import again_with_less, hold_gradients, way_back
+from whet.train.streaming import stays_in_main_memory
 
 
 class WhetTrainer(Trainer):
@@ -112,6 +113,10 @@ class WhetTrainer(Trainer):
             self.add_callback(callback)
         if metrics is not None:
             self.add_callback(RecordMetrics(MetricsLog(metrics), self.meter))
+
+    def _move_model_to_device(self, model: Any, device: torch.device) -> None:
+        if not stays_in_main_memory(model):  # transformers would not move it either, with a warning
+            super()._move_model_to_device(model, device)
 
     @cached_property
     def halves(self) -> Halves | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,12 @@ from tests_pairs import pair
 
 from whet import api
 from whet.data.answer_loader import AnswerDataset, CollateAnswers
+from whet.engine.memory import Work, buffer_bytes
+from whet.engine.plan import step_seconds
+from whet.engine.rates import H200
+from whet.engine.shape import Shape
 from whet.train.batches import count_batches
+from whet.train.preference.plan import forward_seconds
 from whet.train.preference.reward import CollateRewards, RewardDataset
 from whet.train.preference.rows import pair_rows
 
@@ -68,3 +74,16 @@ def test_micro_batches_are_one_row(tokenizer: Any) -> None:
     counted = count_batches(dataset, 3, 1, 0)
     batch = CollateAnswers(3, flat=True)([dataset[item] for item in counted.widest])
     assert batch["input_ids"].numel() == counted.largest.tokens and counted.fill == 1
+
+
+@pytest.mark.parametrize("tokens", [64, 16384])
+def test_a_reference_s_forward_moves_streamed_weights_too(tokens: int) -> None:
+    """And takes something like half of a step: where nothing is made again, a backward has as many products."""
+    work = Work(tokens, tokens, tokens * 64.0, 3, equal=True)
+    dense = Shape(4096, 32, 8, 128, 14336, 32, 128256, ((16,) * 3, (16,), (16,) * 2, (16,)))
+    streamed, card = replace(dense, storage="streamed"), replace(H200, layer_host=0.0, step_host=0.0)
+    travel = 3 * 32 * buffer_bytes(dense) / card.link
+    assert forward_seconds(streamed, work, card) >= max(travel, forward_seconds(dense, work, card))
+    for shape in (dense, streamed):
+        step = step_seconds(shape, work, card, ("none",) * 32)
+        assert 0.3 * step < forward_seconds(shape, work, card) < 0.55 * step

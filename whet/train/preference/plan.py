@@ -10,8 +10,7 @@ from whet.config.sizes import format_size
 from whet.data.answer_loader import AnswerDataset
 from whet.data.run_rows import Rows
 from whet.engine.memory import Work
-from whet.engine.plan import step_seconds
-from whet.engine.rates import CardRates, head_seconds
+from whet.engine.rates import CardRates, head_seconds, layer_forward_seconds
 from whet.engine.shape import Shape
 from whet.train.preference.methods import method_of
 from whet.train.preference.reward import RewardDataset
@@ -81,8 +80,7 @@ def _passes(needed: bool, ahead: bool, judged: bool) -> int:
 
 
 def forward_seconds(shape: Shape, work: Work, card: CardRates) -> float:
-    """Seconds of the forward passes of one optimizer step, without gradients: what a layer that keeps nothing makes
-    again, and the loss."""
-    again = step_seconds(shape, work, card, ("full",) * shape.layers)
-    kept = step_seconds(shape, work, card, ("none",) * shape.layers)
-    return again - kept + work.micro_batches * head_seconds(shape, work, card, backward=False)
+    """Seconds of the forward passes of one optimizer step, without gradients, the loss included."""
+    layers = (shape.layers - 1) * layer_forward_seconds(shape, work, card)
+    layers += layer_forward_seconds(shape, work, card, last=True)
+    return work.micro_batches * (layers + head_seconds(shape, work, card, backward=False))

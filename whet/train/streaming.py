@@ -1,0 +1,110 @@
+"""A model whose frozen projections stay in main memory, while everything else lies on the device that computes.
+
+The engine brings such weights to the device layer by layer (``whet/engine/streamed.py``). Here is the rest: who stays,
+hooks with which the model's own forward works too, and what tells transformers' trainer and accelerate to move nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from whet import runtime
+from whet.console import notice
+from whet.engine.lora import base_of
+from whet.engine.read import read_model
+from whet.engine.spec import Unsupported
+from whet.errors import ModelError
+from whet.models.scores import WriterView, is_scorer
+
+ASKED = "stream_weights_asked"  # on a model instance: its adapters are still to come
+STAYS = "weights_in_main_memory"  # on a model instance
+FIX = "hold the weights in 4 bits (load_in_4bit), or leave stream_weights out"
+
+
+def streams_here(asked: bool) -> bool:
+    """Whether weights will be streamed: it was asked for, and there is a GPU to stream them to; else a note says so."""
+    if asked and runtime.device().type != "cuda":
+        notice("stream_weights has no effect here: weights are streamed to an NVIDIA GPU, and there is none")
+        return False
+    return asked
+
+
+def stays_in_main_memory(model: Any) -> bool:
+    """Whether this model went through ``keep_in_main_memory``."""
+    return bool(getattr(model, STAYS, False))
+
+
+def keep_in_main_memory(model: Any, device: torch.device) -> None:
+    """Move a model to a device without the weights of its layers' projections; its own forward then runs without
+    gradients only.
+
+    Args:
+        model: on the CPU, with adapters.
+        device: where it computes.
+
+    Raises:
+        ModelError: a model that the engine cannot take, or one whose projections are trained or quantised.
+    """
+    spec = read_model(WriterView(model) if is_scorer(model) else model)
+    if isinstance(spec, Unsupported):
+        raise refusal(spec.reason)
+    staying = [[base_of(module) for module in parts.modules()] for _, parts in spec.layers]
+    weights: list[Any] = [base.weight for bases in staying for base in bases]
+    if any(weight.requires_grad or not weight.is_floating_point() for weight in weights):
+        raise ModelError("weights that stay in main memory cannot be trained, nor be quantised", "LoRA", FIX)
+    _move_others(model, {id(weight) for weight in weights}, device)
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for layer, bases in zip(inner.model.layers, staying, strict=True):
+        visit = Visit(bases, device)
+        layer.register_forward_pre_hook(visit.come)
+        layer.register_forward_hook(visit.go, always_call=True)
+    device = spec.final_norm.device  # with its number, or the trainer takes it for another
+    # Two entries: accelerate moves no model that has several. Both name the device where the layers compute: with "cpu"
+    # PEFT would dispatch the model anew when a checkpoint is loaded.
+    model.hf_device_map = {"": device, "model.layers": device}
+    setattr(model, STAYS, True)
+
+
+def refusal(reason: str) -> ModelError:
+    """For a model that only the engine could train."""
+    return ModelError(f"the weights of this model cannot be streamed: {reason}", "a model that the engine runs", FIX)
+
+
+def _move_others(model: torch.nn.Module, staying: set[int], device: torch.device) -> None:
+    """Parameters (those shared stay shared) and buffers."""
+    for parameter in model.parameters():
+        if id(parameter) not in staying:
+            parameter.data = parameter.data.to(device)
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = buffer.to(device)
+
+
+class Visit:
+    """Weights of one layer come to the device for its forward, and are where they were after it, also after an error.
+
+    Args:
+        bases: linear layers. Weights that lie in main memory at the time of a call come along.
+    """
+
+    def __init__(self, bases: Sequence[Any], device: torch.device) -> None:
+        self._bases, self._device = list(bases), device
+        self._homes: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    @torch.inference_mode(False)  # or the weights would be tensors of inference from then on
+    def come(self, layer: torch.nn.Module, args: Any) -> None:
+        for base in self._bases:
+            weight = base.weight
+            if weight.device.type == "cpu":
+                self._homes.append((weight, weight.data))
+                weight.data = weight.data.to(self._device, non_blocking=True, copy=True)
+
+    @torch.inference_mode(False)
+    def go(self, layer: torch.nn.Module, args: Any, output: Any) -> None:
+        for weight, home in self._homes:
+            weight.data = home
+        self._homes = []
