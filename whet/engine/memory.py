@@ -104,11 +104,8 @@ def buffer_bytes(shape: Shape) -> int:
 
 
 def main_memory_bytes(shape: Shape) -> int:
-    """Page-locked main memory of streamed weights: every layer's augmented buffers, each in a block of torch's
-    allocator, whose sizes are powers of two. 0 for other storages."""
-    if shape.storage != "streamed":
-        return 0
-    return shape.layers * sum(1 << (_buffer(shape, group) - 1).bit_length() for group in GROUPS)
+    """Page-locked main memory of streamed weights: every layer's augmented buffers. 0 for other storages."""
+    return shape.layers * buffer_bytes(shape) if shape.storage == "streamed" else 0
 
 
 def fixed_bytes(shape: Shape, tokens: int, resident: int = 0, passes: int = 1) -> dict[str, int]:

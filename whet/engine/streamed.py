@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from whet.engine.page_locked import PageLocked
 from whet.engine.storage import Shape, bytes_of
 
 
@@ -34,7 +35,8 @@ class Streamed:
         self, bases: Sequence[Any], shape: Shape, dtype: torch.dtype, device: torch.device, rings: dict[Any, Any]
     ) -> None:
         n_rows, n_columns, n_lora = self._shape = shape
-        self.host = torch.zeros(n_rows + n_lora, n_columns + n_lora, dtype=dtype, pin_memory=device.type == "cuda")
+        self._pages = PageLocked((n_rows + n_lora, n_columns + n_lora), dtype, device)
+        self.host = self._pages.tensor
         self.a_RK = torch.zeros(n_lora, n_columns, dtype=dtype, device=device)
         self.b_NR = torch.zeros(n_rows, n_lora, dtype=dtype, device=device)
         self._borrowed: list[Any] = []
@@ -82,8 +84,10 @@ class Streamed:
         for weight in self._borrowed:
             weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         self._borrowed = []
-        self.host = self.a_RK = self.b_NR = self.host.new_empty(0, 0)
         self._ring.close()
+        self._pages.unlock()
+        self._pages = PageLocked((0, 0), self.host.dtype, self.host.device)
+        self.host = self.a_RK = self.b_NR = self._pages.tensor
 
 
 class Ring:

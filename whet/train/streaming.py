@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import psutil
 import torch
 
 from whet import runtime
@@ -18,6 +19,7 @@ from whet.engine.read import read_model
 from whet.engine.spec import Unsupported
 from whet.errors import ModelError
 from whet.models.scores import WriterView, is_scorer
+from whet.train.memory_plan import check_main_memory
 
 ASKED = "stream_weights_asked"  # on a model instance: its adapters are still to come
 STAYS = "weights_in_main_memory"  # on a model instance
@@ -47,6 +49,7 @@ def keep_in_main_memory(model: Any, device: torch.device) -> None:
 
     Raises:
         ModelError: a model that the engine cannot take, or one whose projections are trained or quantised.
+        WhetError: less main memory than it would be right to lock.
     """
     spec = read_model(WriterView(model) if is_scorer(model) else model)
     if isinstance(spec, Unsupported):
@@ -55,6 +58,8 @@ def keep_in_main_memory(model: Any, device: torch.device) -> None:
     weights: list[Any] = [base.weight for bases in staying for base in bases]
     if any(weight.requires_grad or not weight.is_floating_point() for weight in weights):
         raise ModelError("weights that stay in main memory cannot be trained, nor be quantised", "LoRA", FIX)
+    size = sum(weight.nbytes for weight in weights)  # they lie in ordinary memory, and will be moved one by one
+    check_main_memory(size, psutil.virtual_memory().available + size)
     _move_others(model, {id(weight) for weight in weights}, device)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     for layer, bases in zip(inner.model.layers, staying, strict=True):
