@@ -20,7 +20,9 @@ from whet.data.loader import PackedDataset, collate
 from whet.engine.forward import Engine
 from whet.engine.memory import activation_peak, fixed_bytes
 from whet.engine.rates import H200
+from whet.engine.read import read_model
 from whet.engine.shape import FullTraining
+from whet.engine.spec import ModelSpec
 from whet.models.adapters import add_lora
 from whet.train import memory_plan
 from whet.train.batches import Batches, count_batches
@@ -138,6 +140,22 @@ def test_a_pass_for_all_is_kept_at_a_shortage_where_sums_take_more(model: Any, d
         lowered = True
         assert planner.plan.at_once == 2
     assert lowered or set(planner.plan.policies) == {"full"}
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_a_shortage_gives_up_what_costs_least_time(model: Any, dataset: PackedDataset) -> None:
+    """Weights that are streamed travel for each pass: layers keep less before passes are more."""
+    add_lora(model, rank=2)
+    spec = read_model(model)
+    assert isinstance(spec, ModelSpec), spec
+    planner = Planner(Engine(spec, "none", streamed=True), merged(dataset), "fastest", PLENTY)
+    assert planner.plan.at_once == 2 and set(planner.plan.policies) == {"none"}
+    planner.budget = planner.plan.reserved_bytes
+    assert planner.lower()
+    assert planner.plan.at_once == 2 and set(planner.plan.policies) != {"none"}
+    while planner.lower():
+        pass
+    assert planner.plan.at_once == 1 and planner.plan.policies == ("full", "none")  # the last one's are needed anyway
 
 
 @pytest.mark.usefixtures("on_a_gpu")

@@ -81,7 +81,9 @@ def test_a_run_goes_on_from_a_checkpoint(
 def test_a_plan_says_where_the_weights_are(tmp_path: Path, write_config: Callable[..., Path]) -> None:
     found = plan_run(load_config(write_config(tmp_path, stream_weights=True)), gpu="16GiB")
     choices = [row[0] for row in found._choices()]
-    assert sum("16-bit weights, streamed" in choice for choice in choices) == len(choices) - 4  # the others: dense and 4 bits
+    assert (
+        sum("16-bit weights, streamed" in choice for choice in choices) == len(choices) - 4
+    )  # the others: dense and 4 bits
     assert plan_run(load_config(write_config(tmp_path, stream_weights=False)), gpu="16GiB").plan != found.plan
 
 

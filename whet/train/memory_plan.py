@@ -38,7 +38,7 @@ SPARE = 512 * 2**20  # bytes of a GPU left to libraries that allocate beside tor
 CPU_SHARE = 0.8  # of the free memory: the data and the tokenizer need some too
 PROBES = 4
 AMPLE = 0.6  # a plan of this share of the budget needs no probe
-STEP_DOWN = 0.05  # share of the budget given up after each shortage
+STEP_DOWN = 0.05  # after each shortage, share of what the plan in force needs
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ class Planner:
         if not self._lower():
             return False
         self._apply(resident=True)
-        what = "micro-batches go one by one" if self.plan.at_once < at_once else "layers keep less"
+        what = "fewer micro-batches go at once" if self.plan.at_once < at_once else "layers keep less"
         notice(f"out of memory: {what} from now on: {self.plan}")
         return True
 
@@ -145,16 +145,11 @@ class Planner:
         return fixed_bytes(self.shape, 1, passes=passes)["gradients before a pass"]
 
     def _lower(self) -> bool:
-        """The next plan that keeps less than the one in force; micro-batches that were one come apart first, unless
-        their gradients' sums take more then."""
-        if self.plan.at_once > 1:
-            alone = self._choose({1: self._batches[1]})
-            if alone.peak_bytes < self.plan.peak_bytes:
-                self.plan = alone
-                return True
-        before = _kept(self.plan)
+        """The fastest plan for less memory than now: layers keep less, or fewer micro-batches go at once."""
+        before, failed = _kept(self.plan), self.plan.reserved_bytes
+        self.missing = max(self.missing, self.budget - failed)  # there was less than it needs, whatever the budget is
         while self.missing < self.budget:
-            self.missing += max(int(STEP_DOWN * self.budget), 1)
+            self.missing += max(int(STEP_DOWN * failed), 1)
             self.plan = self._choose(self._smaller())
             if _kept(self.plan) != before:
                 return True
