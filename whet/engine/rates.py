@@ -84,7 +84,7 @@ H200 = CardRates(
     step_host=12e-3,  # AdamW over 352 tensors and 700 small copies: 9-16 ms; flat buffers take less
     reserved=1.04,  # 71.0 GB reserved for 68.2 GB allocated, 60.7 for 58.6
     source="rates measured on one H200",
-    link=50e9,  # not measured yet: what PCIe 5.0 x16 (64 GB/s) is known to sustain, 50-55 GB/s
+    link=54.8e9,  # H100, PCIe 5.0 x16 (64 GB/s): the layers of Qwen2.5-3B, one after the other
 )
 
 
