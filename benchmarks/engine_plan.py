@@ -28,11 +28,14 @@ from whet.engine.forward import Engine
 from whet.engine.memory import Work, activation_peak, fixed_bytes
 from whet.engine.plan import step_seconds
 from whet.engine.rates import H200
+from whet.engine.read import read_model
 from whet.engine.shape import Shape, shape_of_config
+from whet.engine.spec import ModelSpec
 from whet.models.adapters import quiet_peft
 from whet.train.flat import FlatAdapters
 from whet.train.memory_plan import shape_of_engine
 from whet.train.optim import FlatAdamW
+from whet.train.streaming import keep_in_main_memory
 
 GIB = 2**30
 LLAMA = {"model_type": "llama", "vocab_size": 128256, "tie_word_embeddings": False}
@@ -137,6 +140,17 @@ CASES: tuple[tuple[str, str, tuple[Setting, ...]], ...] = (
         ),
     ),
     (
+        "llama-8b",
+        "streamed",
+        (
+            Setting(1, 2048, "full"),
+            Setting(4, 2048, "full"),
+            Setting(8, 2048, "full"),
+            Setting(8, 2048, "full", tile=4096),
+            Setting(8, 2048, "22*full+2*mlp+8*none"),
+        ),
+    ),
+    (
         "llama-1b",
         "dense",
         (
@@ -154,7 +168,8 @@ CASES: tuple[tuple[str, str, tuple[Setting, ...]], ...] = (
 
 
 def model_of(name: str, storage: str, device: str) -> Any:
-    """Random bfloat16 weights, or NF4 ones as bitsandbytes makes them, with LoRA on all linear layers."""
+    """Random bfloat16 weights, NF4 ones as bitsandbytes makes them, or such as stay in main memory; with LoRA on all
+    linear layers."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(**MODELS[name])
     before = torch.get_default_dtype()
@@ -170,6 +185,8 @@ def model_of(name: str, storage: str, device: str) -> Any:
     for parameter in wrapped.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    if storage == "streamed":
+        keep_in_main_memory(wrapped.cpu(), torch.device(device))
     return wrapped
 
 
@@ -244,8 +261,9 @@ def _wait() -> None:
 def lines(device: str, tiny: bool) -> Iterator[dict[str, Any]]:
     for name, storage, settings in CASES:
         model = model_of(name, storage, device)
-        engine = Engine.attach(model)
-        assert isinstance(engine, Engine), engine
+        spec = read_model(model)
+        assert isinstance(spec, ModelSpec), spec
+        engine = Engine(spec, streamed=storage == "streamed")
         flat = FlatAdapters([p for p in model.parameters() if p.requires_grad])
         optimizer = FlatAdamW(flat, lr=1e-4, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0)
         engine.changed()
