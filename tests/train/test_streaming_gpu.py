@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from small_runs import metrics_of, question
+from transformers import AutoModelForCausalLM
 
 from whet import FastLanguageModel, SFTConfig, SFTTrainer, api
 from whet.engine.check import self_check
@@ -90,6 +91,9 @@ def test_in_a_notebook_the_models_own_forward_works_after_training(tmp_path: Pat
             return model(input_ids=ids_BT).logits, made
 
     found = outputs()
+    model.save_pretrained_merged(tmp_path / "merged", tokenizer)
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32).cuda()
+    assert merged(input_ids=ids_BT).logits.argmax(-1).eq(found[0].argmax(-1)).float().mean() > 0.8
     model.to("cuda")  # the hooks have nothing to bring now
     wanted = outputs()
     assert torch.equal(found[0], wanted[0]) and torch.equal(found[1], wanted[1])
