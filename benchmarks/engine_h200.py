@@ -5,7 +5,7 @@
     python benchmarks/engine_h200.py --summarise FOLDER/raw.jsonl ...
 
 Run from the root of the checkout. ``main`` is the 8B shape at 8 x 2,048 tokens, ``shapes`` the rest: longer rows, the
-1B shape, packed documents. Every task is a process of its own, and neighbours in time are compared. A round that was
+1B shape, packed documents; ``memory`` weights streamed from main memory beside Unsloth in 4 and 16 bits. Every task is a process of its own, and neighbours in time are compared. A round that was
 not finished goes on where it stopped when it is started again on the same machine. Another list of tasks:
 
     --tasks '[MODEL/]VARIANT[:POLICY+POLICY][@SETTING+SETTING],...'
@@ -37,6 +37,7 @@ HERE = ROOT / "benchmarks"
 PEER = ROOT / ".peer"
 MODEL, MAIN = "llama8b", "b8a1s2048n8w3"
 LONG = "b2a4s2048n6w2+b1a1s8192n6w2+b1a1s16384n5w2+b1a1s32768n4w1"
+LESS = f"{MAIN}+b4a2s2048n7w3"
 PACKED = "b8a1s2048n10w4p"
 SMALL = "llama1b/"  # the 1B shape's tasks
 SMALL_MAIN = "b8a1s2048n12w4"
@@ -60,6 +61,7 @@ PADDED = (("UNSLOTH_PADDING_CHOICE", "padded"),)  # padded batches, its blocks c
 VARIANTS = {
     "whet-nf4": Variant("whet", True),
     "whet-bf16": Variant("whet", False),
+    "whet-bf16-streamed": Variant("whet", False, ("--streamed",)),
     "whet-start": Variant("start", True),
     "whet-start-profile": Variant("start", True, ("--profile",)),
     "unsloth": Variant("peer", True, UNSLOTH),
@@ -106,6 +108,13 @@ ROUNDS = {
         f"{SMALL}unsloth",
         f"{SMALL}hf-bf16",
         f"whet-nf4:full@{LONG}",
+    ),
+    "memory": (
+        f"whet-bf16-streamed:full@{LESS}",
+        f"unsloth-best@{LESS}",
+        f"unsloth-bf16-best@{LESS}",
+        f"whet-bf16-streamed:full@{LESS}",
+        f"whet-nf4:full@{LESS}",
     ),
 }
 

@@ -39,6 +39,7 @@ LIMIT_FORMULA = (
 EXPLAINED = {
     "whet policies": "none, mlp, full: what all layers keep; resident: none, with 16-bit copies of all NF4 weights; "
     "24gib, fit: the plan's fastest for 24 GiB of reserved memory, and for the card's free memory",
+    "whet-bf16-streamed": "16-bit weights of the layers stay in main memory and come to the GPU layer by layer",
     "unsloth": "Unsloth with its default switches: padding-free rows; no xFormers and no FlashAttention package fits "
     "torch 2.11 for CUDA 13, so its attention is torch's",
     "unsloth-best": "with UNSLOTH_SDPA_CUDNN_BUCKET=0",

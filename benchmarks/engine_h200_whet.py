@@ -41,6 +41,7 @@ from whet.models.load import load_model
 from whet.text.encode import Encoded
 from whet.train.flat import FlatAdapters
 from whet.train.optim import FlatAdamW
+from whet.train.streaming import keep_in_main_memory
 
 GIB = 2**30
 LIMIT = 24 * GIB  # of policy "24gib"
@@ -253,6 +254,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True)
     parser.add_argument("--storage", choices=("nf4", "bf16"), required=True)
+    parser.add_argument("--streamed", action="store_true", help="the layers' weights stay in main memory")
     parser.add_argument("--policies", default="none+mlp+full+24gib")
     parser.add_argument("--settings", required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -260,9 +262,11 @@ def main() -> None:
     options = parser.parse_args()
     imported = time.time()
     settings = parse_settings(options.settings)
-    model, tokenizer = load_model(options.model, load_in_4bit=options.storage == "nf4")
+    model, tokenizer = load_model(options.model, load_in_4bit=options.storage == "nf4", on_cpu=options.streamed)
     loaded = time.time()
     model = add_lora(model, rank=16, alpha=16)
+    if options.streamed:
+        keep_in_main_memory(model, runtime.device())
     engine = Engine.attach(model)
     if isinstance(engine, Unsupported):
         raise SystemExit(f"no engine for this model: {engine.reason}")
