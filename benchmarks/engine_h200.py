@@ -5,8 +5,9 @@
     python benchmarks/engine_h200.py --summarise FOLDER/raw.jsonl ...
 
 Run from the root of the checkout. ``main`` is the 8B shape at 8 x 2,048 tokens, ``shapes`` the rest: longer rows, the
-1B shape, packed documents; ``memory`` weights streamed from main memory beside Unsloth in 4 and 16 bits. Every task is a process of its own, and neighbours in time are compared. A round that was
-not finished goes on where it stopped when it is started again on the same machine. Another list of tasks:
+1B shape, packed documents; ``memory`` sets weights streamed from main memory beside Unsloth in 4 and 16 bits. Every
+task is a process of its own, and neighbours in time are compared. A round that was not finished goes on where it
+stopped when it is started again on the same machine. Another list of tasks:
 
     --tasks '[MODEL/]VARIANT[:POLICY+POLICY][@SETTING+SETTING],...'
 
