@@ -161,6 +161,6 @@ def out_of_memory(error: Exception) -> TrainingError:
     return TrainingError(
         f"the GPU's memory does not suffice ({first})",
         "a micro-batch that fits",
-        "lower micro_batch_size (and raise gradient_accumulation_steps) or sequence_len, use adapter: qlora, or close "
-        "other programs on the GPU; a run with checkpoints goes on with --resume",
+        "lower micro_batch_size (and raise gradient_accumulation_steps) or sequence_len, use adapter: qlora or "
+        "stream_weights: true, or close other programs on the GPU; a run with checkpoints goes on with --resume",
     )

@@ -132,7 +132,7 @@ class RunPlan:
         if self.plan is None:
             raise WhetError(f"there is no plan of memory and time: {self.reason}", "LoRA or QLoRA of a known model")
         if not self.plan.fits:
-            less = "lower micro_batch_size or sequence_len, or use adapter: qlora or a smaller model"
+            less = "lower micro_batch_size or sequence_len, use adapter: qlora, stream_weights: true or a smaller model"
             raise WhetError(
                 f"the run takes {format_size(self.plan.reserved_bytes)}",
                 f"at most {format_size(self.device.budget)}",
