@@ -11,9 +11,11 @@ from reference import reference_loss
 from test_engine import batch_of, gradients
 
 from whet.engine.forward import Engine
+from whet.engine.page_locked import PageLocked
 from whet.engine.read import read_model
 from whet.engine.spec import ModelSpec
 from whet.engine.streamed import Ring, Streamed
+from whet.errors import TrainingError
 
 
 def engine_of(model, policy: str = "none", streamed: bool = True) -> Engine:
@@ -100,3 +102,17 @@ def test_layers_in_order_are_foreseen():
 def test_trained_weights_do_not_stream():
     with pytest.raises(ValueError, match="needed: frozen"):
         engine_of(plain_model("llama").requires_grad_(True))
+
+
+def test_memory_that_is_not_there_is_said():
+    with pytest.raises(TrainingError, match=r"MiB more of main memory cannot be page-locked for stream_weights"):
+        PageLocked((2**30, 2**20), torch.float64, torch.device("cpu"))
+
+
+def test_pages_are_zero_and_of_any_shape():
+    for shape in ((0, 0), (3, 5), (1025, 7)):
+        pages = PageLocked(shape, torch.bfloat16, torch.device("cpu"))
+        assert pages.tensor.shape == shape and not pages.tensor.any()
+        pages.tensor.fill_(1)
+        pages.unlock()
+        assert pages.tensor.sum() == shape[0] * shape[1]

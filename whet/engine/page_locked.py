@@ -14,6 +14,8 @@ import weakref
 
 import torch
 
+from whet.errors import TrainingError
+
 
 class PageLocked:
     """A zeroed tensor in main memory, page-locked where the device is a GPU, until ``unlock`` or this object's end.
@@ -22,7 +24,7 @@ class PageLocked:
         tensor: stays valid after that.
 
     Raises:
-        MemoryError: there is not so much, or the operating system does not lock so much.
+        TrainingError: there is not so much, or the operating system does not lock so much.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> None:
@@ -47,14 +49,22 @@ def _pages(size: int) -> mmap.mmap:
     try:
         return mmap.mmap(-1, size)
     except OSError as error:
-        raise MemoryError(f"{size / 2**30:.2f} GiB of main memory: {error}") from error
+        raise _refused(size, str(error)) from error
 
 
 def _lock(host: torch.Tensor, device: torch.device) -> None:
     with torch.cuda.device(device):
         error = int(torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0))
     if error:
-        raise MemoryError(f"{host.nbytes / 2**30:.2f} GiB of main memory cannot be page-locked (CUDA error {error})")
+        raise _refused(host.nbytes, f"CUDA error {error}")
+
+
+def _refused(size: int, reason: str) -> TrainingError:
+    return TrainingError(
+        f"{size / 2**20:,.0f} MiB more of main memory cannot be page-locked for stream_weights ({reason})",
+        "as much as the layers' weights take (whet plan CONFIG.yml says it)",
+        "close other programs, raise the limit of locked memory (containers and WSL have one), or use adapter: qlora",
+    )
 
 
 def _unlock(host: torch.Tensor, device: torch.device) -> None:
