@@ -99,6 +99,30 @@ def test_layers_in_order_are_foreseen():
     assert surprises == [True] + [False] * (len(surprises) - 1)
 
 
+def test_a_copy_that_was_never_queued_is_made_later():
+    """As after Ctrl-C in the middle of it."""
+    member = engine_of(lora_model("gemma2")).layers[1].qkv.storage
+    host, member.host = member.host, None
+    with pytest.raises(TypeError):
+        member.prepare()
+    member.host = host
+    member.prepare()
+    n_rows, n_columns = member.b_NR.shape[0], member.a_RK.shape[1]
+    assert torch.equal(member.buffer[:n_rows, :n_columns], host[:n_rows, :n_columns])
+
+
+def test_an_engine_gives_back_only_what_lies_in_its_own_pages():
+    """Two trainers on one model, the first one ends first: the second one's weights are still held once."""
+    model = lora_model("gemma2")
+    first, second = engine_of(model), engine_of(model)
+    hosts = {g.storage.host.untyped_storage().data_ptr() for layer in second.layers for g in layer.groups}
+    bases = {name: p for name, p in model.named_parameters() if "base_layer.weight" in name}
+    before = {name: p.detach().clone() for name, p in bases.items()}
+    first.release()
+    assert {p.untyped_storage().data_ptr() for p in bases.values()} == hosts
+    assert all(torch.equal(p, before[name]) for name, p in bases.items())
+
+
 def test_trained_weights_do_not_stream():
     with pytest.raises(ValueError, match="needed: frozen"):
         engine_of(plain_model("llama").requires_grad_(True))

@@ -81,8 +81,10 @@ class Streamed:
         return bytes_of(shared=self.host, host=self.host) | {"operands": sum(operands.values())}
 
     def release(self) -> None:
+        start, size = self.host.data_ptr(), self.host.nbytes
         for weight in self._borrowed:
-            weight.data = weight.data.clone(memory_format=torch.contiguous_format)
+            if start <= weight.data_ptr() < start + size:  # not moved since, nor lent to another engine
+                weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         self._borrowed = []
         self._ring.close()
         self._pages.unlock()
@@ -144,11 +146,12 @@ class Ring:
     def _fetch(self, place: int, slot: int) -> None:
         """Copy a member's weights into a buffer, once what was queued so far has read it."""
         member = self.members[place]
-        self._owners[slot], member.stale = place, True
+        self._owners[slot], member.stale = None, True  # nobody's, should Ctrl-C come before the copy is queued
         if self._copies is None:
             self.buffers[slot].copy_(member.host)
-            return
-        self._copies.wait_stream(torch.cuda.current_stream(self.buffers[slot].device))
-        with torch.cuda.stream(self._copies):
-            self.buffers[slot].copy_(member.host, non_blocking=True)
-            self._ready[slot] = self._copies.record_event()
+        else:
+            self._copies.wait_stream(torch.cuda.current_stream(self.buffers[slot].device))
+            with torch.cuda.stream(self._copies):
+                self.buffers[slot].copy_(member.host, non_blocking=True)
+                self._ready[slot] = self._copies.record_event()
+        self._owners[slot] = place
