@@ -180,6 +180,22 @@ def test_a_probe_out_of_memory_lowers_until_it_passes(model: Any, batches: Batch
     assert next(answers, "used up") == "used up" and set(planner.engine.policies) != {"none"}
 
 
+def test_a_probe_out_of_memory_is_never_repeated_as_it_was(model: Any, batches: Batches) -> None:
+    """Probes run without dense copies of NF4 weights: a plan with fewer of those is none that takes less."""
+    planner = planner_of(model, batches)
+    planner.shape = replace(planner.shape, storage="nf4")
+    planner.budget = planner._choose(planner._batches).reserved_bytes
+    planner.plan = planner._choose(planner._batches)
+    assert planner.plan.resident_bytes > 0.1 * planner.budget
+    tried = []
+
+    def measure() -> None:
+        tried.append((planner.plan.policies, planner.plan.tile, planner.plan.chunk_rows))
+
+    planner.settle(measure)
+    assert len(tried) == len(set(tried)) > 2
+
+
 def test_nothing_is_left_to_give_up(model: Any, batches: Batches) -> None:
     planner = planner_of(model, batches)
     planner.budget = planner.plan.peak_bytes

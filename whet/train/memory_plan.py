@@ -99,7 +99,7 @@ class Planner:
             self.measured = measure()
             tried = self.plan
             if self.measured is None:
-                if not self._lower():
+                if not self._lower(copies=False):
                     break
             else:
                 over = self.measured + not_yet + self._copies() - (tried.peak_bytes - tried.resident_bytes)
@@ -144,14 +144,21 @@ class Planner:
         passes = self.batches.largest.micro_batches
         return fixed_bytes(self.shape, 1, passes=passes)["gradients before a pass"]
 
-    def _lower(self) -> bool:
-        """The fastest plan for less memory than now: layers keep less, or fewer micro-batches go at once."""
-        before, failed = _kept(self.plan), self.plan.reserved_bytes
+    def _lower(self, copies: bool = True) -> bool:
+        """The fastest plan for less memory than now: layers keep less, or fewer micro-batches go at once.
+
+        Args:
+            copies: the dense copies of the plan were there as well: it is less to go without.
+        """
+        decided, failed = (None if copies else -1), self.plan.reserved_bytes
+        before = _kept(self.plan)[:decided]
+        if not copies:
+            failed -= int(self.plan.resident_bytes * self.card.reserved)
         self.missing = max(self.missing, self.budget - failed)  # there was less than it needs, whatever the budget is
         while self.missing < self.budget:
             self.missing += max(int(STEP_DOWN * failed), 1)
             self.plan = self._choose(self._smaller())
-            if _kept(self.plan) != before:
+            if _kept(self.plan)[:decided] != before:
                 return True
         return False
 
