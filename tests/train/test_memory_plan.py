@@ -58,10 +58,13 @@ def planner_of(model: Any, batches: Batches, goal: Any = "fastest", budget: int 
     return Planner(engine, {1: batches}, goal, budget)
 
 
-def trainer_of(model: Any, dataset: PackedDataset, folder: Path, wish: Wish = FASTEST, **settings: Any) -> WhetTrainer:
+def trainer_of(
+    model: Any, dataset: PackedDataset, folder: Path, wish: Wish = FASTEST, gpus: int = 0, **settings: Any
+) -> WhetTrainer:
     arguments: dict[str, Any] = {"per_device_train_batch_size": 2, "max_steps": 4, "learning_rate": 1e-2}
     arguments |= {"logging_steps": 1, "save_strategy": "no", "report_to": "none", "seed": 3, **settings}
     args = TrainingArguments(output_dir=str(folder), use_cpu=True, **arguments)
+    args._n_gpu = gpus
     return WhetTrainer(model, args, dataset, partial(collate, pad_id=0), None, interruptible=False, wish=wish)
 
 
@@ -265,6 +268,15 @@ def test_a_shortage_that_stays_is_an_error_with_advice(model: Any, dataset: Pack
     trainer.engine.layers[0].qkv.dgrad = fails  # type: ignore[method-assign]
     with pytest.raises(TrainingError, match="micro_batch_size"):
         trainer.train()
+
+
+def test_of_several_gpus_one_is_used(model: Any, dataset: PackedDataset, tmp_path: Path) -> None:
+    """torch's DataParallel around the model would hide it from the engine."""
+    start = adapters(model)
+    wanted = losses(trainer_of(model, dataset, tmp_path))
+    model.load_state_dict(start, strict=False)
+    trainer = trainer_of(model, dataset, tmp_path, gpus=2)
+    assert losses(trainer) == wanted and trainer.model_wrapped is model
 
 
 def test_validation_takes_no_more_rows_at_once_than_training(

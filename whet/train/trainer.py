@@ -75,6 +75,7 @@ class WhetTrainer(Trainer):
         objective: Objective | None = None,
     ) -> None:
         args = without_waits(args)
+        args._n_gpu = min(args.n_gpu, 1)  # of several, transformers would run the model's own forward on each
         args.remove_unused_columns = False
         args.label_names = ["labels"]
         self._finite = FiniteLosses() if args.logging_nan_inf_filter else None
