@@ -165,6 +165,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         ("stream_weights: true", ["stream_weights", "adapter: lora"]),
         ("adapter: qlora\nstream_weights: true", ["stream_weights", "adapter: qlora"]),
         ("adapter: lora\nload_in_4bit: true\nstream_weights: true", ["stream_weights", "load_in_4bit"]),
+        ("adapter: lora\nlora_dropout: 0.05\nstream_weights: true", ["stream_weights", "lora_dropout: 0.05"]),
         ("saves_per_epoch: 2\nsave_steps: 10", ["saves_per_epoch", "save_steps"]),
         ("val_set_size: 0.1\nevals_per_epoch: 2\neval_steps: 10", ["evals_per_epoch", "eval_steps"]),
         ("evals_per_epoch: 2", ["evals_per_epoch", "val_set_size"]),

@@ -49,6 +49,9 @@ def _precision(config: RunConfig) -> Iterator[Conflict]:
     elif config.stream_weights and config.adapter is None:
         given = "stream_weights needs an adapter: weights in main memory cannot be trained"
         yield Conflict("stream_weights", given, "set adapter: lora")
+    elif config.stream_weights and config.lora_dropout:
+        given = f"stream_weights: true and lora_dropout: {config.lora_dropout:g}"
+        yield Conflict("stream_weights", given, "set lora_dropout: 0: only the engine streams, and it has no dropout")
 
 
 def _twice(config: RunConfig) -> Iterator[Conflict]:
