@@ -6,6 +6,7 @@ The device is the CPU: weights are copied to it as to any other.
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -148,11 +149,63 @@ def test_a_wrong_engine_is_found_through_the_hooks():
 
 
 def test_only_weights_in_main_memory_come():
-    layer = torch.nn.Linear(3, 3, device="meta")
-    weight = layer.weight.data_ptr()
-    visit = Visit([layer], torch.device("meta"))
-    visit.come(layer, ())
-    assert visit._homes == [] and layer.weight.data_ptr() == weight
+    base = torch.nn.Linear(3, 3, device="meta")
+    weight = base.weight.data_ptr()
+    visit = Visit([base])
+    visit.come(layer_of(base, "meta"), ())
+    assert visit._homes == [] and base.weight.data_ptr() == weight
+
+
+def layer_of(base: torch.nn.Module, device: str) -> torch.nn.Module:
+    return torch.nn.ModuleDict({"input_layernorm": torch.nn.RMSNorm(3, device=device), "base": base})
+
+
+def test_weights_come_to_where_the_model_is_now():
+    """It was on a GPU ("meta" here), and is moved to the CPU."""
+
+    class Weight:
+        data = torch.ones(3, 3)
+        device = property(lambda self: self.data.device)
+
+    visit = Visit([SimpleNamespace(weight=Weight())])
+    (base,) = visit._bases
+    for device in ("meta", "cpu"):
+        layer = layer_of(torch.nn.Identity(), device)
+        visit.come(layer, ())
+        assert base.weight.device.type == device
+        visit.go(layer, (), None)
+        assert base.weight.device.type == "cpu"
+
+
+def test_weights_that_ctrl_c_left_behind_go_home():
+    """torch calls no hooks then."""
+    model = model_with_lora()
+    keep_in_main_memory(model, HERE)
+    homes = {name: weight.data_ptr() for name, weight in bases(model).items()}
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    handle = model.get_base_model().model.layers[1].mlp.register_forward_pre_hook(stop)
+    with pytest.raises(KeyboardInterrupt):
+        logits(model)
+    handle.remove()
+    assert logits(model).isfinite().all()
+    assert {name: weight.data_ptr() for name, weight in bases(model).items()} == homes
+
+
+def test_memory_that_a_file_is_mapped_into_is_counted_once(tiny_llama_dir, monkeypatch):
+    """It counts as free: little of it belongs to the process itself."""
+    model = add_lora(load_model(str(tiny_llama_dir), on_cpu=True, dtype=torch.float32)[0], rank=2)
+    size = sum(weight.nbytes for weight in bases(model).values())
+    asked = []
+    monkeypatch.setattr("whet.train.streaming.check_main_memory", lambda *given: asked.append(given))
+    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=1000 * size))
+    for rss, given_back in ((10 * size, size), (3 * size + size // 2, size // 2), (2 * size, 0)):
+        held = SimpleNamespace(memory_info=lambda rss=rss: SimpleNamespace(rss=rss, shared=3 * size))
+        monkeypatch.setattr("psutil.Process", lambda held=held: held)
+        keep_in_main_memory(model, HERE)
+        assert asked.pop() == (size, 1000 * size + given_back)
 
 
 def test_what_the_engine_cannot_take_is_refused():
@@ -179,6 +232,11 @@ def test_only_frozen_projections_may_lie_apart():
     with pytest.raises(_Unknown, match=r"layers.1.mlp.up_proj.base_layer.weight is on cpu"):
         _check_streamed(causal, spec.layers, there)
     causal.model.layers[1].mlp.up_proj.base_layer.weight.requires_grad_(False)
+    half = causal.model.layers[1].mlp.up_proj.base_layer
+    half.weight.data = half.weight.data.bfloat16()
+    with pytest.raises(_Unknown, match=r"up_proj.base_layer.weight is torch.bfloat16 in main memory"):
+        _check_streamed(causal, spec.layers, there)
+    half.weight.data = half.weight.data.float()
     causal.model.norm.weight = torch.nn.Parameter(torch.ones(24))
     with pytest.raises(_Unknown, match=r"model.norm.weight is on cpu, its embedding on meta"):
         _check_streamed(causal, spec.layers, there)

@@ -284,12 +284,16 @@ def _check_sizes(spec: LayerSpec, parts: LayerParts) -> None:
 
 
 def _check_streamed(causal: Any, layers: list[tuple[LayerSpec, LayerParts]], device: torch.device) -> None:
-    """Only frozen dense weights of projections may lie elsewhere than the embedding, in main memory."""
+    """Only frozen dense weights of projections may lie elsewhere than the embedding, in main memory, and in its dtype:
+    they are not converted on their way."""
+    dtype = _linear(causal.model.embed_tokens).weight.dtype
     weights = [_linear(module).weight for _, parts in layers for module in parts.modules()]
     streamed = {id(weight) for weight in weights if weight.is_floating_point() and not weight.requires_grad}
     for name, weight in causal.named_parameters():
         if weight.device != device and id(weight) not in streamed:
             raise _Unknown(f"{name} is on {weight.device}, its embedding on {device}")
+        if weight.device != device and weight.dtype != dtype:
+            raise _Unknown(f"{name} is {weight.dtype} in main memory, its embedding {dtype}")
 
 
 def _check_head(head: Any) -> None:

@@ -58,12 +58,12 @@ def keep_in_main_memory(model: Any, device: torch.device) -> None:
     weights: list[Any] = [base.weight for bases in staying for base in bases]
     if any(weight.requires_grad or not weight.is_floating_point() for weight in weights):
         raise ModelError("weights that stay in main memory cannot be trained, nor be quantised", "LoRA", FIX)
-    size = sum(weight.nbytes for weight in weights)  # they lie in ordinary memory, and will be moved one by one
-    check_main_memory(size, psutil.virtual_memory().available + size)
+    size = sum(weight.nbytes for weight in weights)
+    check_main_memory(size, psutil.virtual_memory().available + min(size, _given_back()))
     _move_others(model, {id(weight) for weight in weights}, device)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     for layer, bases in zip(inner.model.layers, staying, strict=True):
-        visit = Visit(bases, device)
+        visit = Visit(bases)
         layer.register_forward_pre_hook(visit.come)
         layer.register_forward_hook(visit.go, always_call=True)
     device = spec.final_norm.device  # with its number, or the trainer takes it for another
@@ -78,6 +78,13 @@ def refusal(reason: str) -> ModelError:
     return ModelError(f"the weights of this model cannot be streamed: {reason}", "a model that the engine runs", FIX)
 
 
+def _given_back() -> int:
+    """At most so many bytes become free when weights move into pages of their own, one by one: what the process holds
+    itself. Weights that safetensors has only mapped from their file are not among them: those count as free already."""
+    held = psutil.Process().memory_info()
+    return int(max(0, held.rss - getattr(held, "shared", 0)))
+
+
 def _move_others(model: torch.nn.Module, staying: set[int], device: torch.device) -> None:
     """Parameters (those shared stay shared) and buffers."""
     for parameter in model.parameters():
@@ -90,26 +97,28 @@ def _move_others(model: torch.nn.Module, staying: set[int], device: torch.device
 
 
 class Visit:
-    """Weights of one layer come to the device for its forward, and are where they were after it, also after an error.
+    """Weights of one layer come to its norms for its forward, and are where they were after it, also after an error.
 
     Args:
         bases: linear layers. Weights that lie in main memory at the time of a call come along.
     """
 
-    def __init__(self, bases: Sequence[Any], device: torch.device) -> None:
-        self._bases, self._device = list(bases), device
+    def __init__(self, bases: Sequence[Any]) -> None:
+        self._bases = list(bases)
         self._homes: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     @torch.inference_mode(False)  # or the weights would be tensors of inference from then on
-    def come(self, layer: torch.nn.Module, args: Any) -> None:
+    def come(self, layer: Any, args: Any) -> None:
+        self.go(layer, args, None)  # hooks are not called after Ctrl-C
+        device = layer.input_layernorm.weight.device  # the whole model may have been moved
         for base in self._bases:
             weight = base.weight
             if weight.device.type == "cpu":
                 self._homes.append((weight, weight.data))
-                weight.data = weight.data.to(self._device, non_blocking=True, copy=True)
+                weight.data = weight.data.to(device, non_blocking=True, copy=True)
 
     @torch.inference_mode(False)
-    def go(self, layer: torch.nn.Module, args: Any, output: Any) -> None:
+    def go(self, layer: Any, args: Any, output: Any) -> None:
         for weight, home in self._homes:
             weight.data = home
         self._homes = []
