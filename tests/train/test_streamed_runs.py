@@ -87,9 +87,9 @@ def test_a_plan_says_where_the_weights_are(tmp_path: Path, write_config: Callabl
     assert plan_run(load_config(write_config(tmp_path, stream_weights=False)), gpu="16GiB").plan != found.plan
 
 
-def notebook(folder: Path, **settings: Any) -> tuple[Any, Any, Any]:
+def notebook(folder: Path, adapter: bool = True, **settings: Any) -> tuple[Any, Any, Any]:
     model, tokenizer = FastLanguageModel.from_pretrained("starter", max_seq_length=256, **settings)
-    model = FastLanguageModel.get_peft_model(model, r=4)
+    model = FastLanguageModel.get_peft_model(model, r=4) if adapter else model
     args = SFTConfig(output_dir=str(folder), max_steps=2, save_strategy="no", report_to="none", logging_steps=1)
     rows = [question(a, b) for a in range(4) for b in range(2, 6)]
     return model, tokenizer, SFTTrainer(model, tokenizer, args=args, train_dataset=rows)
@@ -124,6 +124,12 @@ def test_a_trained_adapter_goes_on_streamed(tmp_path: Path, streamed: list[Any])
     tokenizer.save_pretrained(tmp_path / "adapter")
     again, _ = FastLanguageModel.from_pretrained(str(tmp_path / "adapter"), stream_weights=True)
     assert stays_in_main_memory(again)
+
+
+def test_without_an_adapter_there_is_no_training(tmp_path: Path, streamed: list[Any]) -> None:
+    """All of the model would be moved to the GPU, and be trained."""
+    with pytest.raises(ModelError, match=r"call FastLanguageModel\.get_peft_model"):
+        notebook(tmp_path, adapter=False, stream_weights=True)
 
 
 def test_without_an_engine_there_is_no_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

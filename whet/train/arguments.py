@@ -46,7 +46,7 @@ def training_arguments(config: RunConfig, folder: Path, items: int) -> TrainingA
         save_total_limit=config.save_total_limit,
         seed=config.seed,
         data_seed=config.seed,
-        dataloader_pin_memory=False,  # without_waits
+        dataloader_pin_memory=False,  # trainer_arguments
         disable_tqdm=True,
         **trackers.arguments(config),
         **(_recompute() if config.gradient_checkpointing is True else {}),
@@ -55,9 +55,13 @@ def training_arguments(config: RunConfig, folder: Path, items: int) -> TrainingA
     )
 
 
-def without_waits(args: TrainingArguments) -> TrainingArguments:
-    """A copy of the arguments; batches reach a GPU from pinned memory, and the host does not wait for that."""
+def trainer_arguments(args: TrainingArguments) -> TrainingArguments:
+    """A copy of the arguments for whet's trainer: batches are its own, they reach a GPU from pinned memory, and the
+    host does not wait for that."""
     args = copy.copy(args)
+    args._n_gpu = min(args.n_gpu, 1)  # of several, transformers would run the model's own forward on each
+    args.remove_unused_columns = False
+    args.label_names = ["labels"]
     if args.device.type == "cuda":
         args.dataloader_pin_memory = True
         args.accelerator_config = copy.copy(args.accelerator_config)

@@ -73,6 +73,20 @@ def keep_in_main_memory(model: Any, device: torch.device) -> None:
     setattr(model, STAYS, True)
 
 
+def refuse_unstreamed(model: Any, training: bool) -> None:
+    """Before all of a model is moved to a GPU that it was not meant for.
+
+    Raises:
+        ModelError: it was loaded to be streamed and is to be trained, but ``get_peft_model`` has not seen it.
+    """
+    if training and getattr(model, ASKED, False) and not stays_in_main_memory(model):
+        raise ModelError(
+            "the model was loaded with stream_weights, and FastLanguageModel.get_peft_model gave it no adapter",
+            "an adapter: weights in main memory cannot be trained",
+            "call FastLanguageModel.get_peft_model, or load the model without stream_weights",
+        )
+
+
 def refusal(reason: str) -> ModelError:
     """For a model that only the engine could train."""
     return ModelError(f"the weights of this model cannot be streamed: {reason}", "a model that the engine runs", FIX)

@@ -22,7 +22,7 @@ from whet.engine.loss import IGNORE, labelled_loss
 from whet.engine.transfer import to_device
 from whet.errors import TrainingError
 from whet.models.parts import Halves, halves
-from whet.train.arguments import without_waits
+from whet.train.arguments import trainer_arguments
 from whet.train.attachment import Attachment
 from whet.train.batches import count_merged
 from whet.train.callbacks import RecordMetrics, ShowProgress, StopOnInterrupt, TokenMeter
@@ -40,7 +40,7 @@ from whet.train.memory_plan import FASTEST, Planner, Wish, memory_budget, memory
 from whet.train.optim import adapter_optimizer, name_of
 from whet.train.shared_attention import is_told, say_shared, sharing_prompts
 from whet.train.shortage import again_with_less, hold_gradients, way_back
-from whet.train.streaming import stays_in_main_memory
+from whet.train.streaming import refuse_unstreamed, stays_in_main_memory
 
 
 class WhetTrainer(Trainer):
@@ -74,10 +74,8 @@ class WhetTrainer(Trainer):
         wish: Wish = FASTEST,
         objective: Objective | None = None,
     ) -> None:
-        args = without_waits(args)
-        args._n_gpu = min(args.n_gpu, 1)  # of several, transformers would run the model's own forward on each
-        args.remove_unused_columns = False
-        args.label_names = ["labels"]
+        refuse_unstreamed(model, training=bool(train_dataset))
+        args = trainer_arguments(args)
         self._finite = FiniteLosses() if args.logging_nan_inf_filter else None
         args.logging_nan_inf_filter = False  # it would wait for the device after every micro-batch
         self._known: tuple[Any, Any] | None = None
