@@ -102,8 +102,8 @@ def test_the_plan_keeps_to_the_memory_that_was_given(tmp_path: Path) -> None:
     planner = tight.memory.planner
     assert set(planner.plan.policies) != {"none"} and planner.measured is not None
     assert torch.cuda.max_memory_reserved() <= limit
-    expected = planner.plan.peak_bytes + planner.missing
-    assert abs(planner.measured / expected - 1) < 0.1  # of a small model; the benchmark has real sizes
+    predicted = planner.plan.peak_bytes  # less than is measured of a small model; the benchmark has real sizes
+    assert 0.99 * predicted <= planner.measured <= predicted + planner.missing <= limit
     assert [line["loss"] for line in tight.state.log_history if "loss" in line] == pytest.approx(losses, rel=1e-3)
 
 
