@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +12,10 @@ from whet.engine.forward import Engine
 from whet.train.engine import engine_for
 from whet.train.full import engine_problem
 from whet.train.streaming import refusal, stays_in_main_memory
+
+# Who attached an engine to a model last: a trainer that is made anew, in a notebook's cell that runs again, would else
+# have the weights in memory twice.
+_LAST: MutableMapping[Any, weakref.ReferenceType[Attachment]] = weakref.WeakKeyDictionary()
 
 
 class Attachment:
@@ -31,14 +36,20 @@ class Attachment:
         self.engine: Engine | None = None
         self.forward = ""
         self._given_back = False
+        self._in_use = False  # by a training or a validation
 
     def attach(self) -> None:
-        """Try an engine; where there is none a note says why.
+        """Try an engine; where there is none a note says why. Another trainer's engine of the model is given back,
+        unless that one is training: it attaches again when it is needed.
 
         Raises:
             ModelError: there is none, and the model's weights are in main memory.
         """
         model, self._given_back = self._model(), False
+        last = _LAST.get(model, lambda: None)()
+        if last is not None and last is not self and not last._in_use:
+            last.give_back()
+        _LAST[model] = weakref.ref(self)
         found = engine_for(model, processes=self._processes, full=engine_problem(model, self._args))
         if isinstance(found, Engine):
             self.engine, self.forward = found, "engine"
@@ -55,9 +66,11 @@ class Attachment:
             self.give_back()
         if self._given_back:
             self.attach()
+        self._in_use = True
 
     def give_back(self) -> None:
         """Merge, save and convert the model as usual."""
+        self._in_use = False
         if self.engine is not None:
             self.engine.release()
             self.engine, self._given_back = None, True
@@ -71,6 +84,7 @@ class Attachment:
             return
         forward = self.forward
         self.attach()
+        self._in_use = True
         try:
             yield
         finally:
