@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import torch
 
 from whet import runtime
@@ -20,6 +19,7 @@ from whet.console import notice
 from whet.export.adapter import Origin
 from whet.export.fourbit import FourBitSource
 from whet.export.streamed import streamed_model
+from whet.main_memory import free_main_memory
 from whet.models.load import load_model, load_tokenizer
 from whet.models.names import locate
 
@@ -115,4 +115,4 @@ def _groups(documents: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
 def _free_memory() -> int:
     if runtime.device().type == "cuda":
         return torch.cuda.mem_get_info()[0]
-    return int(psutil.virtual_memory().available)
+    return free_main_memory()

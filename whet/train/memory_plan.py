@@ -30,6 +30,7 @@ from whet.engine.streamed import Streamed
 from whet.engine.trained import LOW, WIDE, ParameterBytes
 from whet.engine.weights import PAD
 from whet.errors import WhetError
+from whet.main_memory import free_main_memory
 from whet.train.batches import Batches, works_of
 from whet.train.full_plan import full_training, moment_bytes
 from whet.train.optim import NAMES
@@ -222,7 +223,7 @@ def memory_budget(device: torch.device, asked: int | None) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         here = free + torch.cuda.memory_reserved(device) - SPARE
     else:
-        here = int(CPU_SHARE * psutil.virtual_memory().available) + psutil.Process().memory_info().rss
+        here = int(CPU_SHARE * free_main_memory()) + psutil.Process().memory_info().rss
     return min(asked, here) if asked else here
 
 

@@ -7,7 +7,6 @@ import os
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 
 from whet import runtime
@@ -24,6 +23,7 @@ from whet.engine.shape import Shape, Storage, shape_of_config
 from whet.engine.trained import ParameterBytes, parameter_bytes
 from whet.engine.weights import PAD
 from whet.errors import WhetError
+from whet.main_memory import free_main_memory
 from whet.models.load import config_of
 from whet.train.base import base_name, longest_row, tokenizer_for
 from whet.train.batches import Batches, count_merged, works_of
@@ -321,7 +321,7 @@ def _device(gpu: str | None, max_memory: str | None, weights: torch.dtype) -> De
         total = torch.cuda.mem_get_info(here)[1]
         name = torch.cuda.get_device_name(here)
         found = card_of(name, total) or measure(here, name, total, weights)
-        return Device(found, "cuda", memory_budget(here, asked), psutil.virtual_memory().available)
+        return Device(found, "cuda", memory_budget(here, asked), free_main_memory())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 8 * 2**30
     measured = measure(torch.device("cpu"), f"{runtime.cores()} cores", memory, weights)
     return Device(measured, here.type, memory_budget(here, asked))

@@ -18,6 +18,7 @@ from whet.engine.lora import base_of
 from whet.engine.read import read_model
 from whet.engine.spec import Unsupported
 from whet.errors import ModelError
+from whet.main_memory import free_main_memory
 from whet.models.scores import WriterView, is_scorer
 from whet.train.memory_plan import check_main_memory
 
@@ -59,7 +60,7 @@ def keep_in_main_memory(model: Any, device: torch.device) -> None:
     if any(weight.requires_grad or not weight.is_floating_point() for weight in weights):
         raise ModelError("weights that stay in main memory cannot be trained, nor be quantised", "LoRA", FIX)
     size = sum(weight.nbytes for weight in weights)
-    check_main_memory(size, psutil.virtual_memory().available + min(size, _given_back()))
+    check_main_memory(size, free_main_memory() + min(size, _given_back()))
     _move_others(model, {id(weight) for weight in weights}, device)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     for layer, bases in zip(inner.model.layers, staying, strict=True):
