@@ -1,7 +1,7 @@
 """How whet is laid out: imports go one way, files and functions stay small, no file knows one machine.
 
-errors, config, runtime, console, llamacpp -> text -> data, models -> engine -> train -> export -> evaluate
--> serve -> api -> notebook_data -> notebook, sample -> studio, cli
+errors, config, runtime and main_memory, console, llamacpp -> text -> data, models -> engine -> train -> export
+-> evaluate -> serve -> api -> notebook_data -> notebook, sample -> studio, cli
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FILE_LINES, FUNCTION_LINES = 500, 60
 RANKS = [
     {"errors"},
     {"config"},
-    {"runtime"},
+    {"runtime", "main_memory"},
     {"console"},
     {"llamacpp"},
     {"text"},
