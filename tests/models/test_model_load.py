@@ -133,3 +133,14 @@ def test_a_cut_off_adapter_is_one_clear_message(tiny_llama_dir: Path, tmp_path: 
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(ModelError, match="does not load"):
         load_model(str(tmp_path))
+
+
+def test_a_model_that_the_gpu_cannot_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. More words")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(
+        ModelError, match=r"starter takes \d+ MiB in this format.*CUDA out of memory\)\n.*\n.*to talk to it"
+    ):
+        load_model("starter")

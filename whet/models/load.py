@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from transformers.utils import logging
 
 from whet import runtime
+from whet.config.sizes import format_size
 from whet.console import notice
 from whet.errors import ModelError
 from whet.models.adapters import quiet_peft, save_offline
@@ -51,7 +52,7 @@ def load_model(
         The model (a ``PeftModel`` where there is an adapter), in eval mode, and the tokenizer.
 
     Raises:
-        ModelError: no such model, no weights, a broken folder.
+        ModelError: no such model, no weights, a broken folder; more than the GPU has room for.
     """
     place = locate(name)
     hub = {"token": token, "revision": revision, "trust_remote_code": trust_remote_code}
@@ -71,7 +72,7 @@ def load_model(
         refuse_scorer(place)
     model = _base(place.base, options, scores)
     if "device_map" not in options and not on_cpu:
-        model.to(here)
+        _move(model, here, name)
     if place.adapter is not None:
         model = _with_adapter(model, place.adapter, trainable_adapter)
     tokenizer = load_tokenizer(place.tokenizer, hub)
@@ -95,6 +96,19 @@ def _base(name: str, options: dict[str, Any], scores: bool) -> Any:
     if starter:
         model.name_or_path = model.config._name_or_path = STARTER  # saved adapters then load on any machine
     return model
+
+
+def _move(model: Any, device: torch.device, name: str) -> None:
+    try:
+        model.to(device)
+    except torch.OutOfMemoryError as error:
+        size = format_size(sum(weight.nbytes for weight in model.parameters()))
+        raise ModelError(
+            f"{name} takes {size} in this format, more than the GPU has left ({str(error).split('. ')[0]})",
+            "a model that fits",
+            "to train it: adapter: qlora, or stream_weights: true; to talk to it: whet export it --to gguf "
+            "--quant q4_k_m, and whet chat that file",
+        ) from error
 
 
 def _scorer(name: str, options: dict[str, Any]) -> Any:
