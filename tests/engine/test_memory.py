@@ -203,18 +203,38 @@ def test_a_layer_takes_what_the_lists_say(
     x, dy = torch.randn(tokens, 32), torch.randn(tokens, 32)
     held = [group.storage.buffer for group in layer.groups] + layer.parameters + tensors(batch.tables)
     expected = layer_bytes(shape, policy, tokens, tile=tile)
-    with torch.no_grad():
-        with counted([x, batch.documents.cu, *held], monkeypatch) as live:
-            y, kept = layer_forward(x, layer, batch, tile=tile)
-        assert live.highest == expected.forward
-        left = keep(kept, policy)
-        del y, kept
-        with counted([dy, batch.documents.cu, *held, *tensors(left)], monkeypatch) as live:
-            layer_backward(dy, left, layer, batch, tile=tile)
+    forward, backward = highest(layer, batch, (x, dy), held, policy, monkeypatch, tile)
+    assert forward == expected.forward
     unseen = shape.layer_adapters * 4
     if tile is not None:  # the highest point is then in attention: what its kernel makes inside is planned, not seen
         unseen += tokens * (3 * shape.attended + shape.heads) * 4 + shape.adapters_of("gate_up", "down") * 4
-    assert live.highest <= expected.backward - dy.nbytes <= live.highest + unseen
+    assert backward <= expected.backward - dy.nbytes <= backward + unseen
+
+
+def highest(
+    layer: Any,
+    batch: Batch,
+    ends: tuple[torch.Tensor, torch.Tensor],
+    held: list[torch.Tensor],
+    policy: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tile: int | None = None,
+) -> tuple[int, int]:
+    """Bytes at the highest points of a layer's forward and backward, beside its input and what is ``held``.
+
+    Args:
+        ends: its input, and the gradient of its output.
+    """
+    x, dy = ends
+    known = [batch.documents.cu, *held]
+    with torch.no_grad():
+        with counted([x, *known], monkeypatch) as live:
+            y, kept = layer_forward(x, layer, batch, tile=tile)
+        forward, left = live.highest, keep(kept, policy)
+        del y, kept
+        with counted([dy, *known, *tensors(left)], monkeypatch) as live:
+            layer_backward(dy, left, layer, batch, tile=tile)
+    return forward, live.highest
 
 
 def counted(known: list[Any], monkeypatch: pytest.MonkeyPatch) -> LiveBytes:

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from test_memory import batch_of, counted, tensors
+from test_memory import batch_of, highest, tensors
 from test_plan import BATCH, GIB, llama
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from whet.engine.forward import Engine
-from whet.engine.layer import keep, layer_backward, layer_forward
 from whet.engine.memory import POLICIES, Work, buffer_bytes, fixed_bytes, layer_bytes, main_memory_bytes, weight_bytes
 from whet.engine.parts import NORMS
 from whet.engine.plan import Works, choose, choose_merged, step_seconds
@@ -89,18 +88,12 @@ def test_a_layer_takes_no_more_than_with_dense_weights(
     held = [buffer for ring in rings_of(attached) for buffer in ring.buffers]
     for group in layer.groups:
         held += [group.storage.host, group.storage.a_RK, group.storage.b_NR, *tensors((group.bias,))]
-    held += [*layer.parameters, *tensors(batch.tables), batch.documents.cu]
+    held += [*layer.parameters, *tensors(batch.tables)]
     expected = layer_bytes(shape, policy, tokens)
     assert expected == layer_bytes(replace(shape, storage="dense"), policy, tokens)
-    with torch.no_grad():
-        with counted([x, *held], monkeypatch) as live:
-            y, kept = layer_forward(x, layer, batch)
-        assert live.highest == expected.forward
-        left = keep(kept, policy)
-        del y, kept
-        with counted([dy, *held, *tensors(left)], monkeypatch) as live:
-            layer_backward(dy, left, layer, batch)
-    assert live.highest <= expected.backward - dy.nbytes <= live.highest + shape.layer_adapters * 4
+    forward, backward = highest(layer, batch, (x, dy), held, policy, monkeypatch)
+    assert forward == expected.forward
+    assert backward <= expected.backward - dy.nbytes <= backward + shape.layer_adapters * 4
 
 
 def test_a_model_that_does_not_fit_fits_streamed() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from live_bytes import LiveBytes
-from test_memory import counted, tensors
+from test_memory import counted, highest, tensors
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import whet.engine.forward as forward_module
@@ -15,7 +15,7 @@ import whet.engine.loss as loss_module
 import whet.engine.trained_head as head_module
 from whet.engine.attention import documents_of
 from whet.engine.forward import Engine
-from whet.engine.layer import Batch, keep, layer_backward, layer_forward
+from whet.engine.layer import Batch
 from whet.engine.memory import POLICIES, Work, activation_peak, fixed_bytes, layer_bytes
 from whet.engine.shape import Shape, shape_of_config, shape_of_model
 
@@ -52,17 +52,11 @@ def test_a_layer_takes_what_the_lists_say(
     layer, positions = engine.layers[0], torch.arange(tokens)[None]
     batch = Batch(documents_of(positions), engine.spec.rotary(positions, torch.float32))
     x, dy = torch.randn(tokens, HIDDEN), torch.randn(tokens, HIDDEN)
-    held = [*owned(engine), *tensors(batch.tables), batch.documents.cu]
+    held = [*owned(engine), *tensors(batch.tables)]
     expected = layer_bytes(shape, policy, tokens)
-    with torch.no_grad():
-        with counted([x, *held], monkeypatch) as live:
-            y, kept = layer_forward(x, layer, batch)
-        assert live.highest == expected.forward
-        left = keep(kept, policy)
-        del y, kept
-        with counted([dy, *held, *tensors(left)], monkeypatch) as live:
-            layer_backward(dy, left, layer, batch)
-    assert live.highest == expected.backward - dy.nbytes
+    forward, backward = highest(layer, batch, (x, dy), held, policy, monkeypatch)
+    assert forward == expected.forward
+    assert backward == expected.backward - dy.nbytes
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "gemma2"])
