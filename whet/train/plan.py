@@ -36,8 +36,11 @@ from whet.train.preference.reward import RewardDataset
 
 GOALS = {"fastest": "fastest that fits", "smallest": "least memory"}
 GOALS |= {"full": "all layers full", "mlp": "all layers mlp", "none": "all layers none"}
-STORAGES: dict[Storage, str] = {"dense": "16-bit weights", "nf4": "4-bit weights"}
-STORAGES |= {"streamed": "16-bit weights, streamed"}
+STORAGES: dict[Storage, str] = {
+    "dense": "16-bit weights",
+    "nf4": "4-bit weights",
+    "streamed": "16-bit weights, streamed",
+}
 
 
 class Device(NamedTuple):
@@ -334,7 +337,7 @@ def _storage(config: RunConfig, model: Any, device: Device) -> Storage:
         return "dense"
     if packed or config.load_in_4bit or config.adapter == "qlora":
         return "nf4"
-    return "streamed" if config.adapter is not None and getattr(config, "stream_weights", False) else "dense"
+    return "streamed" if config.stream_weights else "dense"
 
 
 def _shape(config: RunConfig, model: Any, device: Device, storage: Storage) -> Shape | str:
