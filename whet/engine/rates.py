@@ -84,7 +84,7 @@ H200 = CardRates(
     step_host=12e-3,  # AdamW over 352 tensors and 700 small copies: 9-16 ms; flat buffers take less
     reserved=1.04,  # 71.0 GB reserved for 68.2 GB allocated, 60.7 for 58.6
     source="rates measured on one H200",
-    link=54.8e9,  # H100, PCIe 5.0 x16 (64 GB/s): the layers of Qwen2.5-3B, one after the other
+    link=55e9,  # H100, PCIe 5.0 x16 (64 GB/s): a step of 2,048 tokens with streamed weights (engine_plan.json)
 )
 
 
