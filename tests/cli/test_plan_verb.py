@@ -131,7 +131,6 @@ def test_streamed_weights_are_named_and_their_main_memory(
     [
         ("cuda", {}, "streamed"),
         ("cuda", {"stream_weights": False}, "dense"),
-        ("cuda", {"adapter": None}, "dense"),
         ("cuda", {"adapter": "qlora"}, "nf4"),
         ("cpu", {}, "dense"),
     ],
